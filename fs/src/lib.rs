@@ -1,0 +1,25 @@
+//! The virtual filesystem of wink: a plain library that never names FUSE or WinFsp.
+//!
+//! The story of one request: the kernel calls an adapter (`wink-platform`), which decodes it and calls one method of
+//! [`vfs::Vfs`]. For a task that is [`observe::Observed`], which notes what the answer revealed of the tree as it was before the task
+//! ([`observe::Recorder`]), around [`view::View`], which answers: from the upper (what this task wrote, [`node`]), else from the
+//! real tree ([`backing::Backing`]). The answer, or a [`status::Status`], goes back the same way.
+//!
+//! Inside the workspace a view writes to its upper and leaves the real tree alone; what it would change there is asked for at
+//! the end ([`delta`]). Outside the workspace writes go through to the real tree at once, and are noted.
+//!
+//! Locks: one for the nodes of a view (`View::state`), one for the recorder. Neither is held while the other is taken, and no
+//! bytes are read or written under them, save those of a copy-up.
+#![forbid(unsafe_code)]
+
+pub mod attr;
+pub mod backing;
+pub mod delta;
+pub mod name;
+pub mod node;
+pub mod observe;
+mod rename;
+pub mod status;
+pub mod vfs;
+pub mod view;
+pub mod zone;

@@ -1,0 +1,616 @@
+//! The view in which a task runs: upper over real tree, own outputs hidden or shown.
+//!
+//! Invariants:
+//! - Inside [`Zone::Task`] the real tree is never changed; everything the task does is in the table of nodes and in staged files.
+//! - A node's `lower` never changes inside [`Zone::Task`]: it is where the node lay in the snapshot, wherever the task moves it.
+//! - A directory's attributes are masked (constant times, size and link count) until the task changes the directory, so that they reveal
+//!   nothing beyond its existence (`docs/SEMANTICS.md`, "Directories").
+//!
+//! Operations on names are in [`crate::view::names`], on bytes in [`crate::view::files`], renames in `crate::rename`.
+
+mod files;
+mod names;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::attr::{Attr, Kind, SetAttr, Time};
+use crate::backing::{Backing, RenameMode, Result, Seek, Space, Want};
+use crate::name::Name;
+use crate::node::{Body, Bytes, Child, DirBody, FileBody, Lower, Node, Over, Table};
+use crate::status::Status;
+use crate::vfs::{Caller, Entry, ListItem, Listed, Looked, NodeId, OpenHow, Sighting, TOP, Vfs};
+use crate::zone::{Zone, Zones, join};
+
+/// The time every unchanged directory shows: 9 September 2001, older than any output, newer than the epoch that some
+/// programs take for "unset".
+const MASKED_TIME: Time = Time(1_000_000_000 * 1_000_000_000);
+/// The size every unchanged directory shows.
+const MASKED_SIZE: u64 = 4096;
+/// The link count of directories: 1 tells `find` and `fts` not to count subdirectories by it.
+const DIR_LINKS: u32 = 1;
+
+/// Who decides whether a caller may do something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checks {
+    /// The kernel, by the attributes it was given (`default_permissions`).
+    Kernel,
+    /// The view, by what the real tree allows this process, which runs as the same user as the task.
+    View,
+}
+
+/// How a view is set up.
+#[derive(Debug)]
+pub struct Setup {
+    /// Absolute path of the top.
+    pub top: Vec<u8>,
+    /// What happens where.
+    pub zones: Zones,
+    /// Absolute paths that the task does not see: own outputs of earlier runs.
+    pub hidden: HashSet<Vec<u8>>,
+    /// Inputs that changed since the outputs shown to the task were made, and the least modification time they show, so that programs
+    /// that decide by times cannot take an old output for a new one.
+    pub newer: HashMap<Vec<u8>, Time>,
+    /// Empty directories that exist only in the view, by name, in the top: mount points.
+    pub made_up: Vec<Name>,
+    /// Who checks permissions.
+    pub checks: Checks,
+    /// Group numbers that the view shows as the caller's own, since the caller's namespace cannot name them.
+    pub shown_as_own_group: Vec<u32>,
+    /// How many descriptors may stay open for files that are not in use.
+    pub idle_files_max: usize,
+}
+
+/// See the module.
+pub struct View<B: Backing> {
+    backing: B,
+    setup: Setup,
+    own_ids: (u32, u32),
+    state: Mutex<State<B>>,
+    notes: Mutex<Notes>,
+}
+
+struct State<B: Backing> {
+    table: Table<B>,
+    idle_files: usize,
+}
+
+/// What the view noticed that the answer to a request cannot say.
+#[derive(Clone, Debug, Default)]
+pub struct Notes {
+    /// The first path outside the workspace that was changed, and how many changes there were.
+    pub outside: Option<(Vec<u8>, u64)>,
+    /// The first path whose other names were out of sight when it was changed.
+    pub split_link: Option<Vec<u8>>,
+}
+
+impl<B: Backing> View<B> {
+    /// A view of `backing`. `own_ids` are this process' user and group.
+    pub fn new(backing: B, setup: Setup, own_ids: (u32, u32)) -> Result<View<B>> {
+        let root = backing.root();
+        let attr = backing.dir_attr(&root)?;
+        let mut table = Table::new(attr.dev);
+        let mut children = BTreeMap::new();
+        for name in &setup.made_up {
+            if backing.attr(&root, name) == Err(Status::NotFound) {
+                let id = table.fresh();
+                let mut base = attr;
+                base.mode = 0o755;
+                base.ino = id.0;
+                table.insert(Node {
+                    id,
+                    zone: Zone::Scratch,
+                    kind: Kind::Dir,
+                    body: Body::Dir(DirBody { handle: None, children: BTreeMap::new(), changed: false }),
+                    lower: None,
+                    names: vec![(TOP, name.clone())],
+                    over: Over::default(),
+                    base,
+                    lookups: 0,
+                });
+                children.insert(name.clone(), Child::Node { id, covers: false });
+            }
+        }
+        table.insert(Node {
+            id: TOP,
+            zone: setup.zones.of(&setup.top),
+            kind: Kind::Dir,
+            body: Body::Dir(DirBody { handle: Some(root), children, changed: false }),
+            lower: Some(Lower { dir: None, name: None, path: setup.top.as_slice().into(), attr }),
+            names: Vec::new(),
+            over: Over::default(),
+            base: attr,
+            lookups: 1,
+        });
+        let state = Mutex::new(State { table, idle_files: 0 });
+        Ok(View { backing, setup, own_ids, state, notes: Mutex::new(Notes::default()) })
+    }
+
+    /// The tree beneath.
+    pub fn backing(&self) -> &B {
+        &self.backing
+    }
+
+    /// What was noticed so far.
+    pub fn notes(&self) -> Notes {
+        self.notes.lock().clone()
+    }
+
+    /// How many nodes the view knows.
+    pub fn node_count(&self) -> usize {
+        self.state.lock().table.len()
+    }
+
+    pub(crate) fn lock(&self) -> Guard<'_, B> {
+        Guard { view: self, state: self.state.lock() }
+    }
+
+    pub(crate) fn note_outside(&self, zone: Zone, path: &[u8]) {
+        if matches!(zone, Zone::Outside | Zone::Settled) {
+            let mut notes = self.notes.lock();
+            match &mut notes.outside {
+                Some((_, count)) => *count += 1,
+                none => *none = Some((path.to_vec(), 1)),
+            }
+        }
+    }
+}
+
+/// The nodes of a view, locked, together with what is needed to load more.
+pub(crate) struct Guard<'v, B: Backing> {
+    pub(crate) view: &'v View<B>,
+    state: MutexGuard<'v, State<B>>,
+}
+
+impl<B: Backing> Guard<'_, B> {
+    pub(crate) fn table(&mut self) -> &mut Table<B> {
+        &mut self.state.table
+    }
+
+    pub(crate) fn node(&self, id: NodeId) -> Result<&Node<B>> {
+        self.state.table.get(id).ok_or(Status::Stale)
+    }
+
+    pub(crate) fn node_mut(&mut self, id: NodeId) -> Result<&mut Node<B>> {
+        self.state.table.get_mut(id).ok_or(Status::Stale)
+    }
+
+    pub(crate) fn dir(&self, id: NodeId) -> Result<&DirBody<B>> {
+        self.node(id)?.dir().ok_or(Status::NotDir)
+    }
+
+    /// Whether own outputs of earlier runs hide this path of the tree beneath.
+    pub(crate) fn is_hidden(&self, path: &[u8]) -> bool {
+        !self.view.setup.hidden.is_empty() && self.view.setup.hidden.contains(path)
+    }
+
+    /// What stands under `name` in the directory: known, or loaded from the tree beneath now. The sighting tells what the
+    /// tree beneath was asked.
+    pub(crate) fn child(&mut self, parent: NodeId, name: &Name) -> Result<(Option<NodeId>, Option<Sighting>)> {
+        let node = self.node(parent)?;
+        let dir = node.dir().ok_or(Status::NotDir)?;
+        match dir.children.get(name) {
+            Some(Child::Whiteout) => return Ok((None, None)),
+            Some(Child::Node { id, .. }) if !self.must_ask_again(*id) => return Ok((Some(*id), None)),
+            _ => {}
+        }
+        let (Some(handle), Some(lower)) = (dir.handle.clone(), &node.lower) else {
+            return Ok((None, None));
+        };
+        let path = join(&lower.path, name.as_bytes());
+        let zone = self.view.setup.zones.of_child(node.zone, &path);
+        if self.is_hidden(&path) {
+            return Ok((None, Some(Sighting { path, attr: None })));
+        }
+        match self.view.backing.attr(&handle, name) {
+            Ok(attr) => {
+                let sighting = Sighting { path: path.clone(), attr: Some(attr) };
+                let id = self.load(parent, name, &handle, path, zone, attr)?;
+                Ok((Some(id), zone.is_observed().then_some(sighting)))
+            }
+            Err(Status::NotFound | Status::NotDir) => {
+                self.forget_name(parent, name);
+                Ok((None, zone.is_observed().then_some(Sighting { path, attr: None })))
+            }
+            Err(status) => Err(status),
+        }
+    }
+
+    /// Outside the workspace others may change the tree while the task runs: such a node is looked at again whenever the
+    /// kernel asks.
+    fn must_ask_again(&self, id: NodeId) -> bool {
+        self.state.table.get(id).is_none_or(|node| !node.zone.is_lasting() && node.lower.is_some())
+    }
+
+    /// Drops a name that the tree beneath no longer has.
+    fn forget_name(&mut self, parent: NodeId, name: &Name) {
+        let Some(dir) = self.state.table.get_mut(parent).and_then(Node::dir_mut) else { return };
+        if let Some(Child::Node { id, .. }) = dir.children.remove(name) {
+            self.unname(id, parent, name);
+        }
+    }
+
+    /// Takes one name from a node, and the node itself if nothing holds it any more.
+    pub(crate) fn unname(&mut self, id: NodeId, parent: NodeId, name: &Name) {
+        if let Some(node) = self.state.table.get_mut(id) {
+            node.names.retain(|(dir, named)| (*dir, named) != (parent, name));
+            self.drop_if_unused(id);
+        }
+    }
+
+    pub(crate) fn drop_if_unused(&mut self, id: NodeId) {
+        let Some(node) = self.state.table.get(id) else { return };
+        let in_use = match &node.body {
+            Body::File(file) => file.handles > 0,
+            _ => false,
+        };
+        if node.names.is_empty() && node.lookups == 0 && !in_use && id != TOP {
+            if let Some(Node { body: Body::File(file), .. }) = self.state.table.remove(id) {
+                if file.open.is_some() {
+                    self.state.idle_files = self.state.idle_files.saturating_sub(1);
+                }
+                if let Bytes::Staged(staged) = file.bytes {
+                    // It can only be left behind in the run's own staging directory, which goes away with the run.
+                    let _ = self.view.backing.remove_staged(staged);
+                }
+            }
+        }
+    }
+
+    /// The node for a name of the tree beneath that was just looked at.
+    fn load(&mut self, parent: NodeId, name: &Name, handle: &B::Dir, path: Vec<u8>, zone: Zone, attr: Attr) -> Result<NodeId> {
+        let known = match self.dir(parent)?.children.get(name) {
+            Some(Child::Node { id, .. }) => Some(*id),
+            _ => None,
+        };
+        if let Some(id) = known {
+            // Only outside the workspace: the same object as before, or another one that took its place.
+            let same = self.state.table.get(id).and_then(|node| node.lower.as_ref()).is_some_and(|lower| {
+                (lower.attr.dev, lower.attr.ino, lower.attr.kind) == (attr.dev, attr.ino, attr.kind)
+            });
+            if same {
+                if let Some(lower) = self.node_mut(id)?.lower.as_mut() {
+                    lower.attr = attr;
+                }
+                return Ok(id);
+            }
+            self.forget_name(parent, name);
+        }
+        let id = match self.state.table.shared(zone, &attr) {
+            Some(id) => id,
+            None => {
+                let id = self.state.table.number_for(zone, &attr);
+                let body = match attr.kind {
+                    Kind::Dir => Body::Dir(DirBody {
+                        handle: Some(self.view.backing.child(handle, name)),
+                        children: BTreeMap::new(),
+                        changed: false,
+                    }),
+                    Kind::File => {
+                        Body::File(FileBody { bytes: Bytes::Lower, open: None, writable: false, handles: 0 })
+                    }
+                    Kind::Link => Body::Link(None),
+                    _ => Body::Special,
+                };
+                let lower = Lower { dir: Some(handle.clone()), name: Some(name.clone()), path: path.into(), attr };
+                self.state.table.insert(Node {
+                    id,
+                    zone,
+                    kind: attr.kind,
+                    body,
+                    lower: Some(lower),
+                    names: Vec::new(),
+                    over: Over::default(),
+                    base: attr,
+                    lookups: 0,
+                });
+                id
+            }
+        };
+        self.node_mut(id)?.names.push((parent, name.clone()));
+        let dir = self.node_mut(parent)?.dir_mut().ok_or(Status::NotDir)?;
+        dir.children.insert(name.clone(), Child::Node { id, covers: true });
+        Ok(id)
+    }
+
+    /// The attributes a node shows.
+    pub(crate) fn attr(&self, id: NodeId) -> Result<Attr> {
+        let node = self.node(id)?;
+        let mut attr = match (&node.body, &node.lower) {
+            (Body::File(FileBody { bytes: Bytes::Staged(staged), open, .. }), _) => {
+                let bytes = match open {
+                    Some(file) => crate::backing::BackingFile::attr(&**file)?,
+                    None => crate::backing::BackingFile::attr(&self.view.backing.open_staged(*staged)?)?,
+                };
+                let mut attr = node.lower.as_ref().map_or(node.base, |lower| lower.attr);
+                attr.size = bytes.size;
+                attr.blocks = bytes.blocks;
+                attr.atime = bytes.atime;
+                attr.mtime = bytes.mtime;
+                attr.ctime = bytes.ctime;
+                attr
+            }
+            (_, Some(lower)) => self.lower_attr(node, lower)?,
+            (_, None) => node.base,
+        };
+        let bytes_ctime = attr.ctime;
+        node.over.apply(&mut attr);
+        attr.ctime = attr.ctime.max(bytes_ctime);
+        attr.ino = id.0;
+        match &node.body {
+            Body::Dir(dir) => {
+                if !dir.changed && node.lower.is_some() && node.over.mtime.is_none() && node.zone.is_observed() {
+                    (attr.atime, attr.mtime, attr.ctime) = (MASKED_TIME, MASKED_TIME, MASKED_TIME);
+                }
+                (attr.size, attr.blocks, attr.nlink) = (MASKED_SIZE, MASKED_SIZE / 512, DIR_LINKS);
+            }
+            _ if node.lower.is_none() || node.names.is_empty() => attr.nlink = node.names.len() as u32,
+            _ => {}
+        }
+        if self.view.setup.shown_as_own_group.contains(&attr.gid) {
+            attr.gid = self.view.own_ids.1;
+        }
+        Ok(attr)
+    }
+
+    fn lower_attr(&self, node: &Node<B>, lower: &Lower<B>) -> Result<Attr> {
+        let mut attr = lower.attr;
+        if node.zone == Zone::Task {
+            if let Some(least) = self.view.setup.newer.get(&*lower.path) {
+                attr.mtime = attr.mtime.max(*least);
+            }
+        }
+        Ok(attr)
+    }
+
+    /// Asks the tree beneath for the attributes of what is written through. What was removed meanwhile and is not open keeps its
+    /// last ones.
+    pub(crate) fn refresh(&mut self, id: NodeId) -> Result<()> {
+        let node = self.node(id)?;
+        let (true, Some(lower)) = (node.zone != Zone::Task, &node.lower) else { return Ok(()) };
+        let fresh = match (&node.body, &lower.dir, &lower.name) {
+            (Body::File(FileBody { open: Some(file), .. }), ..) => crate::backing::BackingFile::attr(&**file),
+            (_, Some(dir), Some(name)) => self.view.backing.attr(dir, name),
+            _ => return Ok(()),
+        };
+        if let (Ok(fresh), Some(lower)) = (fresh, self.node_mut(id)?.lower.as_mut()) {
+            lower.attr = fresh;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn entry(&self, id: NodeId) -> Result<Entry> {
+        Ok(Entry { id, attr: self.attr(id)?, lasting: self.node(id)?.zone.is_lasting() })
+    }
+
+    /// All names the directory shows, merged.
+    pub(crate) fn merged(&mut self, id: NodeId) -> Result<(Vec<ListItem>, Option<(Vec<u8>, Vec<(Vec<u8>, Kind)>)>)> {
+        let node = self.node(id)?;
+        let dir = node.dir().ok_or(Status::NotDir)?;
+        let mut items = Vec::new();
+        let mut revealed = None;
+        if let (Some(handle), Some(lower)) = (&dir.handle, &node.lower) {
+            let mut names = Vec::new();
+            for entry in self.view.backing.list(handle)? {
+                if self.is_hidden(&join(&lower.path, entry.name.as_bytes())) {
+                    continue;
+                }
+                names.push((entry.name.as_bytes().to_vec(), entry.kind));
+                if !dir.children.contains_key(&entry.name) {
+                    items.push(ListItem { name: entry.name.as_bytes().to_vec(), kind: entry.kind, ino: entry.ino });
+                }
+            }
+            revealed = node.zone.is_observed().then(|| (lower.path.to_vec(), names));
+        }
+        for (name, child) in &dir.children {
+            if let Child::Node { id, .. } = child {
+                if let Some(node) = self.state.table.get(*id) {
+                    items.push(ListItem { name: name.as_bytes().to_vec(), kind: node.kind, ino: id.0 });
+                }
+            }
+        }
+        Ok((items, revealed))
+    }
+
+    /// Whether this process, which runs as the task's user, may do that to the node.
+    pub(crate) fn check(&self, id: NodeId, want: Want) -> Result<()> {
+        if self.view.setup.checks == Checks::Kernel {
+            return Ok(());
+        }
+        let node = self.node(id)?;
+        match &node.lower {
+            Some(lower) if node.over.mode.is_none() => {
+                let backing = &self.view.backing;
+                match (&node.body, &lower.dir, &lower.name) {
+                    (Body::Dir(DirBody { handle: Some(handle), .. }), ..) => backing.permits(handle, None, want),
+                    (_, Some(dir), Some(name)) => backing.permits(dir, Some(name), want),
+                    _ => Ok(()),
+                }
+            }
+            _ => {
+                let mode = node.over.mode.unwrap_or(node.base.mode) >> 6;
+                let refused = want.read && mode & 4 == 0 || want.write && mode & 2 == 0 || want.execute && mode & 1 == 0;
+                if refused { Err(Status::Access) } else { Ok(()) }
+            }
+        }
+    }
+
+    /// Whether names in the directory may be changed.
+    pub(crate) fn check_names(&self, parent: NodeId) -> Result<()> {
+        self.check(parent, Want { read: false, write: true, execute: true })
+    }
+
+    /// The task changed a name in the directory.
+    pub(crate) fn touch_dir(&mut self, id: NodeId) -> Result<()> {
+        let node = self.node_mut(id)?;
+        if node.zone == Zone::Task || node.lower.is_none() {
+            let now = Time::now();
+            node.over.mtime = Some(now);
+            node.over.ctime = Some(now);
+        }
+        if let Some(dir) = node.dir_mut() {
+            dir.changed = true;
+        }
+        Ok(())
+    }
+}
+
+impl<B: Backing> Vfs for View<B> {
+    fn lookup(&self, _caller: Caller, parent: NodeId, name: &[u8]) -> Result<Looked> {
+        let mut guard = self.lock();
+        let parent_zone = guard.node(parent)?.zone;
+        if name == b"." || name == b".." {
+            let id = if name == b"." { parent } else { guard.node(parent)?.names.first().map_or(TOP, |(dir, _)| *dir) };
+            guard.node_mut(id)?.lookups += 1;
+            return Ok(Looked { entry: Some(guard.entry(id)?), lasting: true, sighting: None });
+        }
+        let name = Name::new(name)?;
+        guard.check(parent, Want { read: false, write: false, execute: true })?;
+        let (found, sighting) = guard.child(parent, &name)?;
+        let Some(id) = found else {
+            return Ok(Looked { entry: None, lasting: parent_zone.is_lasting(), sighting });
+        };
+        guard.node_mut(id)?.lookups += 1;
+        Ok(Looked { entry: Some(guard.entry(id)?), lasting: true, sighting })
+    }
+
+    fn forget(&self, id: NodeId, count: u64) {
+        let mut guard = self.lock();
+        if let Ok(node) = guard.node_mut(id) {
+            node.lookups = node.lookups.saturating_sub(count);
+            guard.drop_if_unused(id);
+        }
+    }
+
+    fn attr(&self, id: NodeId) -> Result<Entry> {
+        let mut guard = self.lock();
+        guard.refresh(id)?;
+        guard.entry(id)
+    }
+
+    fn set_attr(&self, caller: Caller, id: NodeId, change: &SetAttr) -> Result<Entry> {
+        self.change_attr(caller, id, change)
+    }
+
+    fn read_link(&self, id: NodeId) -> Result<Vec<u8>> {
+        let guard = self.lock();
+        let node = guard.node(id)?;
+        match (&node.body, &node.lower) {
+            (Body::Link(Some(target)), _) => Ok(target.clone()),
+            (Body::Link(None), Some(Lower { dir: Some(dir), name: Some(name), .. })) => self.backing.read_link(dir, name),
+            _ => Err(Status::Invalid),
+        }
+    }
+
+    fn make_node(&self, caller: Caller, parent: NodeId, name: &[u8], kind: Kind, mode: u32, rdev: u64) -> Result<Entry> {
+        self.make(caller, parent, name, names::Making::Node { kind, mode, rdev })
+    }
+
+    fn make_dir(&self, caller: Caller, parent: NodeId, name: &[u8], mode: u32) -> Result<Entry> {
+        self.make(caller, parent, name, names::Making::Dir { mode })
+    }
+
+    fn make_link(&self, caller: Caller, parent: NodeId, name: &[u8], target: &[u8]) -> Result<Entry> {
+        self.make(caller, parent, name, names::Making::Link { target })
+    }
+
+    fn remove_file(&self, _caller: Caller, parent: NodeId, name: &[u8]) -> Result<()> {
+        self.remove(parent, name, false)
+    }
+
+    fn remove_dir(&self, _caller: Caller, parent: NodeId, name: &[u8]) -> Result<()> {
+        self.remove(parent, name, true)
+    }
+
+    fn rename(
+        &self,
+        _caller: Caller,
+        parent: NodeId,
+        name: &[u8],
+        to_parent: NodeId,
+        to_name: &[u8],
+        mode: RenameMode,
+    ) -> Result<()> {
+        self.lock().rename((parent, &Name::new(name)?), (to_parent, &Name::new(to_name)?), mode)
+    }
+
+    fn hard_link(&self, _caller: Caller, id: NodeId, to_parent: NodeId, to_name: &[u8]) -> Result<Entry> {
+        self.add_link(id, to_parent, to_name)
+    }
+
+    fn open(&self, _caller: Caller, id: NodeId, how: OpenHow) -> Result<bool> {
+        self.open_file(id, how)
+    }
+
+    fn create(&self, caller: Caller, parent: NodeId, name: &[u8], mode: u32, how: OpenHow) -> Result<(Entry, bool)> {
+        let entry = self.make(caller, parent, name, names::Making::Node { kind: Kind::File, mode, rdev: 0 })?;
+        let keep = self.open_created(entry.id, how)?;
+        Ok((entry, keep))
+    }
+
+    fn release(&self, id: NodeId) {
+        self.release_file(id);
+    }
+
+    fn read(&self, id: NodeId, offset: u64, size: usize) -> Result<Vec<u8>> {
+        self.read_file(id, offset, size)
+    }
+
+    fn write(&self, id: NodeId, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.write_file(id, offset, bytes)
+    }
+
+    fn sync(&self, id: NodeId, data_only: bool) -> Result<()> {
+        self.sync_file(id, data_only)
+    }
+
+    fn allocate(&self, id: NodeId, offset: u64, length: u64, mode: i32) -> Result<()> {
+        self.allocate_file(id, offset, length, mode)
+    }
+
+    fn seek(&self, id: NodeId, offset: u64, what: Seek) -> Result<u64> {
+        self.seek_file(id, offset, what)
+    }
+
+    fn copy_range(&self, from: NodeId, from_offset: u64, to: NodeId, to_offset: u64, length: u64) -> Result<u64> {
+        self.copy_between(from, from_offset, to, to_offset, length)
+    }
+
+    fn list(&self, _caller: Caller, id: NodeId) -> Result<Listed> {
+        let mut guard = self.lock();
+        guard.check(id, Want { read: true, write: false, execute: false })?;
+        let above = guard.node(id)?.names.first().map_or(TOP, |(dir, _)| *dir);
+        let (mut names, revealed) = guard.merged(id)?;
+        let dot = |name: &[u8], id: NodeId| ListItem { name: name.to_vec(), kind: Kind::Dir, ino: id.0 };
+        let mut items = vec![dot(b".", id), dot(b"..", above)];
+        items.append(&mut names);
+        Ok(Listed { items, revealed })
+    }
+
+    fn space(&self, id: NodeId) -> Result<Space> {
+        let handle = {
+            let guard = self.lock();
+            let mut at = guard.node(id)?;
+            loop {
+                match (&at.body, &at.lower) {
+                    (Body::Dir(DirBody { handle: Some(handle), .. }), _) => break handle.clone(),
+                    (_, Some(Lower { dir: Some(dir), .. })) => break dir.clone(),
+                    _ => match at.names.first() {
+                        Some((above, _)) => at = guard.node(*above)?,
+                        None => break self.backing.root(),
+                    },
+                }
+            }
+        };
+        self.backing.space(&handle)
+    }
+
+    fn permits(&self, _caller: Caller, id: NodeId, want: Want) -> Result<()> {
+        self.lock().check(id, want)
+    }
+}
+
+/// Shared handles of open files.
+pub(crate) type OpenFile<B> = Arc<<B as Backing>::File>;

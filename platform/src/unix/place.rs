@@ -1,0 +1,372 @@
+//! Putting outputs into the real workspace.
+//!
+//! Every path is relative to the workspace root, whose descriptor was opened once, and is resolved by the kernel with
+//! `RESOLVE_BENEATH` and without following any symbolic link: nothing that stands in the workspace can lead a write out of
+//! it. A file appears whole or not at all: its bytes are written to a nameless file, which is then linked into place, or
+//! renamed over what stood there. Descriptors of parent directories are kept for a while; a `Placer` is made for one
+//! publication and dropped after it, so that no directory that was moved meanwhile is written to.
+//!
+//! All methods take `&self` and may run on many threads. Lock order: the one lock is a leaf.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use wink_fs::attr::{Attr, Time};
+
+use super::attr::{attr_of, chmod_at, mode_bits, owner as owner_of, settle_mode, timestamps};
+use super::copy;
+
+/// Parent directories whose descriptors are kept: a publication walks the tree in order, so few are in use at a time.
+const PARENTS_KEPT: usize = 256;
+/// A name already taken by a leftover of another process is passed over; so many in a row mean something else is wrong.
+const TEMPORARY_NAMES_TRIED: u32 = 100;
+
+const PARENT: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
+const BENEATH: ResolveFlags =
+    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+
+/// How a file got its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placed {
+    /// It shares the blocks of its source.
+    Reflink,
+    /// Its bytes were copied.
+    Copy,
+}
+
+/// Writes into one workspace, and nowhere else.
+pub struct Placer {
+    root: Arc<OwnedFd>,
+    parents: Mutex<HashMap<Box<[u8]>, Arc<OwnedFd>>>,
+    /// The file system said that it cannot share blocks: not to be asked ten thousand times.
+    no_reflink: AtomicBool,
+    /// The file system has no nameless files.
+    no_nameless: AtomicBool,
+    /// `openat2(2)` is missing or filtered.
+    no_openat2: AtomicBool,
+    next_temporary: AtomicU64,
+}
+
+/// A path taken apart: the parent's descriptor and the last name. The root is its own `.`.
+struct Spot {
+    parent: Arc<OwnedFd>,
+    name: CString,
+}
+
+/// A temporary name that goes away unless it was renamed into place.
+struct Temporary<'a> {
+    parent: &'a OwnedFd,
+    name: CString,
+    placed: bool,
+}
+
+impl Drop for Temporary<'_> {
+    fn drop(&mut self) {
+        if !self.placed {
+            let _ = rustix::fs::unlinkat(self.parent, &*self.name, AtFlags::empty());
+        }
+    }
+}
+
+impl Placer {
+    /// A placer for the workspace at `root`.
+    pub fn new(root: &Path) -> io::Result<Placer> {
+        let root = rustix::fs::open(root, PARENT.difference(OFlags::NOFOLLOW), Mode::empty())?;
+        Ok(Placer {
+            root: Arc::new(root),
+            parents: Mutex::default(),
+            no_reflink: AtomicBool::new(false),
+            no_nameless: AtomicBool::new(false),
+            no_openat2: AtomicBool::new(false),
+            next_temporary: AtomicU64::new(0),
+        })
+    }
+
+    /// Puts a regular file with all the bytes of `source` at `rel`, in place of any file or link that stands there. A crash
+    /// leaves the old one or the whole new one. A directory at `rel` is an error.
+    pub fn place_file(
+        &self,
+        rel: &[u8],
+        source: &File,
+        mode: u32,
+        mtime: Time,
+        owner: Option<(u32, u32)>,
+    ) -> io::Result<Placed> {
+        self.at(rel, |spot| {
+            let (file, temporary) = self.temporary_file(&spot.parent)?;
+            let placed = self.fill(source, &file)?;
+            if let Some((uid, gid)) = owner {
+                let (uid, gid) = owner_of(Some(uid), Some(gid))?;
+                rustix::fs::fchown(&file, uid, gid)?;
+            }
+            rustix::fs::fchmod(&file, mode_bits(mode))?;
+            rustix::fs::futimens(&file, &timestamps(None, Some(mtime)))?;
+            match temporary {
+                Some(temporary) => spot.rename_here(temporary)?,
+                None => match link_nameless(&file, &spot.parent, &spot.name) {
+                    Err(Errno::EXIST) => {
+                        let temporary = self.temporary(&spot.parent, |name| link_nameless(&file, &spot.parent, name))?.1;
+                        spot.rename_here(temporary)?;
+                    }
+                    linked => linked?,
+                },
+            }
+            Ok(placed)
+        })
+    }
+
+    /// Puts a symbolic link at `rel`, in place of any file or link that stands there. A directory at `rel` is an error.
+    pub fn place_link(&self, rel: &[u8], target: &[u8], mtime: Time) -> io::Result<()> {
+        self.at(rel, |spot| {
+            let parent = &spot.parent;
+            let temporary = self.temporary(parent, |name| rustix::fs::symlinkat(target, parent, name))?.1;
+            rustix::fs::utimensat(parent, &*temporary.name, &timestamps(None, Some(mtime)), AtFlags::SYMLINK_NOFOLLOW)?;
+            spot.rename_here(temporary)
+        })
+    }
+
+    /// Makes the directory `rel`, or takes the one that stands there, and gives it `mode`. Its parent must exist.
+    pub fn make_dir(&self, rel: &[u8], mode: u32) -> io::Result<()> {
+        self.at(rel, |spot| {
+            match rustix::fs::mkdirat(&spot.parent, &*spot.name, mode_bits(mode)) {
+                Ok(()) => {}
+                Err(Errno::EXIST) => {
+                    let stat = rustix::fs::statat(&spot.parent, &*spot.name, AtFlags::SYMLINK_NOFOLLOW)?;
+                    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+                        return Err(Errno::EXIST.into());
+                    }
+                }
+                Err(errno) => return Err(errno.into()),
+            }
+            Ok(settle_mode(&spot.parent, &spot.name, mode)?)
+        })
+    }
+
+    /// Sets the time of last change of whatever is at `rel`, a link's own.
+    pub fn set_times(&self, rel: &[u8], mtime: Time) -> io::Result<()> {
+        self.at(rel, |spot| {
+            let times = timestamps(None, Some(mtime));
+            Ok(rustix::fs::utimensat(&spot.parent, &*spot.name, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+        })
+    }
+
+    /// Sets the permission bits of a file or directory; a symbolic link has none and is an error.
+    pub fn set_mode(&self, rel: &[u8], mode: u32) -> io::Result<()> {
+        self.at(rel, |spot| Ok(chmod_at(&spot.parent, &spot.name, mode)?))
+    }
+
+    /// Sets owner and group of whatever is at `rel`, a link's own.
+    pub fn set_owner(&self, rel: &[u8], uid: u32, gid: u32) -> io::Result<()> {
+        let (uid, gid) = owner_of(Some(uid), Some(gid))?;
+        self.at(rel, |spot| Ok(rustix::fs::chownat(&spot.parent, &*spot.name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?))
+    }
+
+    /// Removes a name that is not a directory.
+    pub fn remove_file(&self, rel: &[u8]) -> io::Result<()> {
+        self.at(rel, |spot| Ok(rustix::fs::unlinkat(&spot.parent, &*spot.name, AtFlags::empty())?))
+    }
+
+    /// Removes the directory `rel` if it is empty; `false` if it still holds names.
+    pub fn remove_dir(&self, rel: &[u8]) -> io::Result<bool> {
+        let removed = self.at(rel, |spot| match rustix::fs::unlinkat(&spot.parent, &*spot.name, AtFlags::REMOVEDIR) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        })?;
+        if removed {
+            // A new directory of that name is not the one whose descriptor is kept.
+            self.parents.lock().retain(|path, _| !is_at_or_below(path, rel));
+        }
+        Ok(removed)
+    }
+
+    /// Attributes of what is at `rel`, a link's own; `None` if nothing is. A symbolic link on the way is an error.
+    pub fn stat(&self, rel: &[u8]) -> io::Result<Option<Attr>> {
+        let stat = self.at(rel, |spot| Ok(rustix::fs::statat(&spot.parent, &*spot.name, AtFlags::SYMLINK_NOFOLLOW)?));
+        match stat {
+            Ok(stat) => Ok(Some(attr_of(&stat))),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Target of the symbolic link at `rel`.
+    pub fn read_link(&self, rel: &[u8]) -> io::Result<Vec<u8>> {
+        self.at(rel, |spot| Ok(rustix::fs::readlinkat(&spot.parent, &*spot.name, Vec::new())?.into_bytes()))
+    }
+
+    /// Opens the regular file at `rel` for reading; anything else is an error.
+    pub fn open_read(&self, rel: &[u8]) -> io::Result<File> {
+        self.at(rel, |spot| {
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+            let file = rustix::fs::openat(&spot.parent, &*spot.name, flags, Mode::empty())?;
+            match FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) {
+                FileType::RegularFile => Ok(File::from(file)),
+                FileType::Directory => Err(Errno::ISDIR.into()),
+                _ => Err(Errno::NXIO.into()),
+            }
+        })
+    }
+
+    /// Makes everything on the workspace's file system durable: for callers that want placed files to survive a power cut.
+    /// (Without it, only a crash of this process is provided for: syncing each file would cost more than the restore.)
+    pub fn sync(&self) -> io::Result<()> {
+        let open = rustix::fs::openat(&self.root, c".", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(rustix::fs::syncfs(open)?)
+    }
+
+    /// Runs `act` at `rel`; once more with a freshly looked up parent if the kept one turns out to be gone.
+    fn at<T>(&self, rel: &[u8], act: impl Fn(&Spot) -> io::Result<T>) -> io::Result<T> {
+        let (parent, name) = split(rel)?;
+        let kept = self.parents.lock().get(parent).cloned();
+        let Some(kept) = kept else { return act(&self.spot(parent, name)?) };
+        let result = act(&Spot { parent: kept.clone(), name: name.clone() });
+        let removed = |dir: &OwnedFd| rustix::fs::fstat(dir).is_ok_and(|stat| stat.st_nlink == 0);
+        match result {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) && removed(&kept) => {
+                self.parents.lock().remove(parent);
+                act(&self.spot(parent, name)?)
+            }
+            result => result,
+        }
+    }
+
+    fn spot(&self, parent: &[u8], name: CString) -> io::Result<Spot> {
+        if parent.is_empty() {
+            return Ok(Spot { parent: self.root.clone(), name });
+        }
+        let opened = Arc::new(self.open_beneath(parent)?);
+        let mut parents = self.parents.lock();
+        if parents.len() >= PARENTS_KEPT {
+            parents.clear();
+        }
+        parents.insert(parent.into(), opened.clone());
+        Ok(Spot { parent: opened, name })
+    }
+
+    fn open_beneath(&self, rel: &[u8]) -> io::Result<OwnedFd> {
+        if !self.no_openat2.load(Ordering::Relaxed) {
+            match rustix::fs::openat2(&self.root, rel, PARENT, Mode::empty(), BENEATH) {
+                // EPERM: container filters that do not know the call. Whether it was meant, the walk will tell.
+                Err(Errno::NOSYS | Errno::PERM) => self.no_openat2.store(true, Ordering::Relaxed),
+                // Longer than PATH_MAX, or raced with a rename: the walk copes.
+                Err(Errno::NAMETOOLONG | Errno::AGAIN) => {}
+                opened => return Ok(opened?),
+            }
+        }
+        let mut current = rustix::io::fcntl_dupfd_cloexec(&self.root, 0)?;
+        for name in rel.split(|&byte| byte == b'/') {
+            current = match rustix::fs::openat(&current, name, PARENT, Mode::empty()) {
+                Err(Errno::NOTDIR) if is_link(&current, name) => return Err(Errno::LOOP.into()),
+                opened => opened?,
+            };
+        }
+        Ok(current)
+    }
+
+    /// A new file beside its final place: nameless where that is possible.
+    fn temporary_file<'a>(&self, parent: &'a OwnedFd) -> io::Result<(File, Option<Temporary<'a>>)> {
+        let mode = Mode::RUSR | Mode::WUSR;
+        if !self.no_nameless.load(Ordering::Relaxed) {
+            match rustix::fs::openat(parent, c".", OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, mode) {
+                Ok(file) => return Ok((file.into(), None)),
+                Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOSYS) => {
+                    self.no_nameless.store(true, Ordering::Relaxed);
+                }
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let (file, temporary) = self.temporary(parent, |name| rustix::fs::openat(parent, name, flags, mode))?;
+        Ok((file.into(), Some(temporary)))
+    }
+
+    /// Makes something under a temporary name in `parent`.
+    fn temporary<'a, T>(
+        &self,
+        parent: &'a OwnedFd,
+        make: impl Fn(&CStr) -> rustix::io::Result<T>,
+    ) -> io::Result<(T, Temporary<'a>)> {
+        for _ in 0..TEMPORARY_NAMES_TRIED {
+            let number = self.next_temporary.fetch_add(1, Ordering::Relaxed);
+            let name = CString::new(format!(".wink-{}-{number}", std::process::id()))?;
+            match make(&name) {
+                Ok(made) => return Ok((made, Temporary { parent, name, placed: false })),
+                Err(Errno::EXIST) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Err(Errno::EXIST.into())
+    }
+
+    fn fill(&self, source: &File, file: &File) -> io::Result<Placed> {
+        if !self.no_reflink.load(Ordering::Relaxed) {
+            if copy::reflink(source, file)? {
+                return Ok(Placed::Reflink);
+            }
+            self.no_reflink.store(true, Ordering::Relaxed);
+        }
+        copy::copy_sparse(source, file)?;
+        Ok(Placed::Copy)
+    }
+}
+
+impl Spot {
+    /// Renames `temporary` to this name, over anything but a directory.
+    fn rename_here(&self, mut temporary: Temporary<'_>) -> io::Result<()> {
+        rustix::fs::renameat(temporary.parent, &*temporary.name, &self.parent, &*self.name)?;
+        // Renaming one name of a file over another name of the same file does nothing and leaves both; a file just made has
+        // no other name, so the temporary one is gone.
+        temporary.placed = true;
+        Ok(())
+    }
+}
+
+/// Gives a nameless file its name. By descriptor where the kernel lets us, else by the magic link of `/proc`.
+fn link_nameless(file: &File, parent: &OwnedFd, name: &CStr) -> rustix::io::Result<()> {
+    match rustix::fs::linkat(file, c"", parent, name, AtFlags::EMPTY_PATH) {
+        // ENOENT is how kernels before 6.10 say that a capability is missing.
+        Err(Errno::NOENT | Errno::PERM | Errno::INVAL) => {
+            let magic = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
+            rustix::fs::linkat(rustix::fs::CWD, magic.as_str(), parent, name, AtFlags::SYMLINK_FOLLOW)
+        }
+        linked => linked,
+    }
+}
+
+/// Parent and last name of a path. Each component must be a plain name; the empty path is the root itself.
+fn split(rel: &[u8]) -> io::Result<(&[u8], CString)> {
+    if rel.is_empty() {
+        return Ok((rel, c".".to_owned()));
+    }
+    if rel.split(|&byte| byte == b'/').any(|part| part.is_empty() || part == b"." || part == b"..") {
+        return Err(Errno::INVAL.into());
+    }
+    let (parent, name) = match rel.iter().rposition(|&byte| byte == b'/') {
+        Some(slash) => (&rel[..slash], &rel[slash + 1..]),
+        None => (&rel[..0], rel),
+    };
+    Ok((parent, CString::new(name)?))
+}
+
+fn is_at_or_below(path: &[u8], dir: &[u8]) -> bool {
+    path.strip_prefix(dir).is_some_and(|rest| rest.is_empty() || rest[0] == b'/' || dir.is_empty())
+}
+
+fn is_link(dir: &OwnedFd, name: &[u8]) -> bool {
+    rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink)
+}
+
+#[cfg(test)]
+#[path = "place_tests.rs"]
+mod tests;

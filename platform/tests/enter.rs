@@ -1,0 +1,386 @@
+//! Entering a view, as root and as an ordinary user, with a FUSE tree that never changes.
+//!
+//! Each test that needs another user runs this test program again through `setpriv`.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    Config, Errno, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo, LockOwner, OpenFlags, ReplyAttr, ReplyData,
+    ReplyDirectory, ReplyEntry, Request, Session, SessionACL,
+};
+use wink_platform::unix::enter::{Door, EnterError, Scope, Stage, View, prepare};
+use wink_platform::unix::task::{Finished, Outcome, Spawn, Stdin, Stream, run};
+
+const BOUND: [&str; 7] = ["/proc", "/sys", "/dev", "/run", "/tmp", "/usr", "/no-such-directory"];
+
+enum Kind {
+    Dir,
+    Link(Vec<u8>),
+    File(Vec<u8>),
+}
+
+struct Node {
+    parent: u64,
+    name: OsString,
+    kind: Kind,
+}
+
+/// A tree that never changes; node N is at place N - 1.
+struct Static(Vec<Node>);
+
+impl Static {
+    fn new() -> Static {
+        Static(vec![Node { parent: 0, name: OsString::new(), kind: Kind::Dir }])
+    }
+
+    fn add(&mut self, path: &Path, kind: Kind) {
+        let mut kind = Some(kind);
+        let parts: Vec<_> = path.iter().filter(|part| *part != "/").collect();
+        let mut parent = 1;
+        for (number, name) in parts.iter().enumerate() {
+            parent = match self.find(parent, name) {
+                Some(ino) => ino,
+                None => {
+                    let last = number + 1 == parts.len();
+                    let kind = if last { kind.take().unwrap() } else { Kind::Dir };
+                    self.0.push(Node { parent, name: name.to_os_string(), kind });
+                    self.0.len() as u64
+                }
+            };
+        }
+    }
+
+    fn find(&self, parent: u64, name: &OsStr) -> Option<u64> {
+        self.0.iter().position(|node| node.parent == parent && node.name == name).map(|place| place as u64 + 1)
+    }
+
+    fn attr(&self, ino: u64) -> Option<FileAttr> {
+        let node = self.0.get(usize::try_from(ino).ok()?.checked_sub(1)?)?;
+        let (kind, perm, size) = match &node.kind {
+            Kind::Dir => (FileType::Directory, 0o755, 0),
+            Kind::Link(target) => (FileType::Symlink, 0o777, target.len()),
+            Kind::File(bytes) => (FileType::RegularFile, 0o644, bytes.len()),
+        };
+        let now = SystemTime::UNIX_EPOCH;
+        Some(FileAttr {
+            ino: INodeNo(ino),
+            size: size as u64,
+            blocks: 0,
+            atime: now,
+            mtime: now,
+            ctime: now,
+            crtime: now,
+            kind,
+            perm,
+            nlink: 1,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            blksize: 4096,
+            flags: 0,
+        })
+    }
+}
+
+const LONG: Duration = Duration::from_secs(60);
+
+impl Filesystem for Static {
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match self.find(parent.into(), name).and_then(|ino| self.attr(ino)) {
+            Some(attr) => reply.entry(&LONG, &attr, Generation(0)),
+            None => reply.error(Errno::ENOENT),
+        }
+    }
+
+    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        match self.attr(ino.into()) {
+            Some(attr) => reply.attr(&LONG, &attr),
+            None => reply.error(Errno::ENOENT),
+        }
+    }
+
+    fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
+        match &self.0[u64::from(ino) as usize - 1].kind {
+            Kind::Link(target) => reply.data(target),
+            _ => reply.error(Errno::EINVAL),
+        }
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        _: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        match &self.0[u64::from(ino) as usize - 1].kind {
+            Kind::File(bytes) => reply.data(&bytes[(offset as usize).min(bytes.len())..]),
+            _ => reply.error(Errno::EISDIR),
+        }
+    }
+
+    fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let names = self.0.iter().enumerate().filter(|(_, node)| node.parent == u64::from(ino));
+        for (number, (place, node)) in names.enumerate().skip(offset as usize) {
+            let kind = self.attr(place as u64 + 1).unwrap().kind;
+            if reply.add(INodeNo(place as u64 + 1), number as u64 + 1, kind, &node.name) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+}
+
+/// A tree with everything that the real root directory has, empty, and `hello`.
+fn tree(workspace: &Path) -> Static {
+    let mut tree = Static::new();
+    for entry in std::fs::read_dir("/").unwrap() {
+        let path = entry.unwrap().path();
+        match std::fs::read_link(&path) {
+            Ok(target) => tree.add(&path, Kind::Link(target.as_os_str().as_bytes().to_vec())),
+            Err(_) => tree.add(&path, Kind::Dir),
+        }
+    }
+    tree.add(Path::new("/hello/file"), Kind::File(b"from the view\n".to_vec()));
+    tree.add(&workspace.join("virtual"), Kind::File(b"virtual\n".to_vec()));
+    tree
+}
+
+struct Place {
+    _dir: tempfile::TempDir,
+    mountpoint: PathBuf,
+    workspace: PathBuf,
+}
+
+impl Place {
+    fn new() -> Place {
+        let dir = tempfile::Builder::new().prefix("wink-enter-").tempdir_in("/tmp").unwrap();
+        let (mountpoint, workspace) = (dir.path().join("mountpoint"), dir.path().join("workspace"));
+        std::fs::create_dir(&mountpoint).unwrap();
+        std::fs::create_dir(&workspace).unwrap();
+        std::fs::write(workspace.join("real"), "real\n").unwrap();
+        Place { _dir: dir, mountpoint, workspace }
+    }
+
+    fn system(&self) -> View {
+        View {
+            mountpoint: self.mountpoint.clone(),
+            scope: Scope::System {
+                bind: BOUND.iter().map(PathBuf::from).collect(),
+                from_view: vec![self.workspace.clone()],
+            },
+            cwd: self.workspace.clone(),
+            options: "max_read=131072".into(),
+        }
+    }
+}
+
+/// Runs a command in a view of `tree`; the server's end is part of the test: it comes when nobody is inside any more.
+fn inside(view: &View, tree: Static, argv: &[&str]) -> (std::io::Result<Finished>, Result<(), EnterError>) {
+    let (inside, door) = prepare(view).unwrap();
+    let serve = move |door: &Door| -> Result<std::thread::JoinHandle<()>, EnterError> {
+        let device = door.receive(Duration::from_secs(20))?;
+        let session = Session::from_fd(tree, device, SessionACL::All, Config::default()).unwrap();
+        Ok(std::thread::spawn(move || drop(session.run())))
+    };
+    let server = std::thread::spawn(move || {
+        let session = serve(&door)?;
+        let entered = door.entered();
+        session.join().unwrap();
+        entered
+    });
+    let argv: Vec<_> = argv.iter().map(OsString::from).collect();
+    let spawn = Spawn {
+        argv: &argv,
+        env: vec![("PATH".into(), "/usr/bin:/bin".into())],
+        cwd: None,
+        stdin: Stdin::Null,
+        inside: Some(inside),
+        umask: None,
+        quiet: true,
+    };
+    let finished = run(spawn, |_| {});
+    (finished, server.join().unwrap())
+}
+
+fn skipped() -> bool {
+    let problem = wink_platform::unix::probe::fuse_available().and(wink_platform::unix::probe::namespaces_available());
+    if let Err(problem) = &problem {
+        println!("skipped: {problem}");
+    }
+    problem.is_err()
+}
+
+fn output(finished: &Finished, wanted: Stream) -> String {
+    let bytes: Vec<u8> =
+        finished.pieces.iter().filter(|(stream, _)| *stream == wanted).flat_map(|(_, bytes)| bytes.clone()).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[track_caller]
+fn check(view: &View, tree: Static, script: &str, wanted: &str) {
+    let (finished, entered) = inside(view, tree, &["sh", "-c", script]);
+    let finished = finished.unwrap();
+    assert_eq!(entered, Ok(()));
+    assert_eq!(finished.outcome, Outcome::Exited(0), "{}", output(&finished, Stream::Stderr));
+    assert_eq!(output(&finished, Stream::Stdout), wanted, "{}", output(&finished, Stream::Stderr));
+}
+
+fn no_mounts_left(place: &Place) {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(&*place.mountpoint.to_string_lossy()) && !mounts.contains("fuse.wink"));
+}
+
+#[test]
+fn the_view_is_the_root_directory() {
+    if skipped() {
+        return;
+    }
+    let place = Place::new();
+    let script = format!(
+        "cat /hello/file; ls; pwd; ls {mountpoint}; id -u; test -c /dev/null && test -d /proc/self && echo bound; \
+         ls / | grep -c no-such; stat -f -c %T {workspace} /; test -e {workspace}/real || echo hidden",
+        mountpoint = place.mountpoint.display(),
+        workspace = place.workspace.display()
+    );
+    let uid = rustix::process::geteuid().as_raw();
+    let wanted = format!(
+        "from the view\nvirtual\n{}\n{uid}\nbound\n0\nfuseblk\nfuseblk\nhidden\n",
+        place.workspace.display()
+    );
+    // `stat -f` names both kinds of FUSE alike; older versions print the plain one.
+    let wanted = if stat_says_fuseblk() { wanted } else { wanted.replace("fuseblk", "fuse") };
+    check(&place.system(), tree(&place.workspace), &script, &wanted);
+    no_mounts_left(&place);
+}
+
+fn stat_says_fuseblk() -> bool {
+    let version = Command::new("stat").arg("--version").output().unwrap();
+    String::from_utf8_lossy(&version.stdout).contains("GNU coreutils")
+}
+
+#[test]
+fn user_namespaces_can_be_made_inside() {
+    if skipped() || Command::new("unshare").args(["-Ur", "true"]).status().is_ok_and(|status| !status.success()) {
+        return;
+    }
+    let place = Place::new();
+    check(&place.system(), tree(&place.workspace), "unshare -Ur id -u", "0\n");
+}
+
+#[test]
+fn a_workspace_alone_is_covered() {
+    if skipped() {
+        return;
+    }
+    let place = Place::new();
+    let mut tree = Static::new();
+    tree.add(Path::new("/virtual"), Kind::File(b"virtual\n".to_vec()));
+    let view = View { scope: Scope::Workspace(place.workspace.clone()), ..place.system() };
+    check(&view, tree, "cat virtual; ls; test -d /etc && ls /hello 2>/dev/null || echo native", "virtual\nvirtual\nnative\n");
+    no_mounts_left(&place);
+}
+
+#[test]
+fn failures_say_where() {
+    if skipped() {
+        return;
+    }
+    let place = Place::new();
+    let failed = |view: &View| {
+        let (finished, entered) = inside(view, tree(&place.workspace), &["true"]);
+        assert!(finished.is_err());
+        match entered {
+            Err(EnterError::Failed { stage, errno, path }) => (stage, errno, path),
+            other => panic!("{other:?}"),
+        }
+    };
+    let view = View { cwd: "/no/such/directory".into(), ..place.system() };
+    assert_eq!(failed(&view), (Stage::Chdir, libc::ENOENT, None));
+    let view = View { mountpoint: "/no/such/mountpoint".into(), ..place.system() };
+    assert_eq!(failed(&view), (Stage::MountView, libc::ENOENT, None));
+    let view = View { options: "no_such_option".into(), ..place.system() };
+    assert_eq!(failed(&view), (Stage::MountView, libc::EINVAL, None));
+    let missing = place.workspace.join("missing");
+    let scope = Scope::System { bind: vec!["/usr".into()], from_view: vec![missing.clone()] };
+    let view = View { scope, ..place.system() };
+    assert_eq!(failed(&view), (Stage::OpenView, libc::ENOENT, Some(missing.display().to_string())));
+}
+
+#[test]
+fn a_view_that_nobody_serves_fails_instead_of_hanging() {
+    if skipped() {
+        return;
+    }
+    let place = Place::new();
+    let (inside, door) = prepare(&place.system()).unwrap();
+    let dropped = std::thread::spawn(move || {
+        drop(door.receive(Duration::from_secs(20)).unwrap());
+        door.entered()
+    });
+    let argv = [OsString::from("true")];
+    let spawn = Spawn {
+        argv: &argv,
+        env: Vec::new(),
+        cwd: None,
+        stdin: Stdin::Null,
+        inside: Some(inside),
+        umask: None,
+        quiet: true,
+    };
+    assert!(run(spawn, |_| {}).is_err());
+    assert!(matches!(dropped.join().unwrap(), Err(EnterError::Failed { errno: libc::ENOTCONN | libc::ECONNABORTED, .. })));
+}
+
+#[test]
+fn commands_are_looked_for_in_the_view() {
+    if skipped() {
+        return;
+    }
+    let place = Place::new();
+    let (finished, entered) = inside(&place.system(), tree(&place.workspace), &["no-such-command"]);
+    assert_eq!((finished.unwrap().outcome, entered), (Outcome::NotFound, Ok(())));
+    let (finished, entered) = inside(&place.system(), tree(&place.workspace), &["./virtual"]);
+    assert_eq!((finished.unwrap().outcome, entered), (Outcome::NotExecutable(libc::EACCES), Ok(())));
+}
+
+#[test]
+fn all_of_it_works_for_an_ordinary_user() {
+    static AGAIN: AtomicBool = AtomicBool::new(false);
+    if skipped() || !rustix::process::geteuid().is_root() || AGAIN.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    // A copy: the build directory may be closed to others.
+    let dir = tempfile::Builder::new().prefix("wink-enter-").tempdir_in("/tmp").unwrap();
+    std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let program = dir.path().join("enter");
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+    let user = ["--reuid", "65534", "--regid", "65534", "--clear-groups"];
+    let allowed = Command::new("setpriv").args(user).args(["unshare", "-Um", "true"]).status();
+    if !allowed.is_ok_and(|status| status.success()) {
+        println!("skipped: no user namespaces for ordinary users, or no setpriv");
+        return;
+    }
+    let output = Command::new("setpriv")
+        .args(user)
+        .arg(&program)
+        .args(["--show-output", "--test-threads=1"])
+        .env("TMPDIR", "/tmp")
+        .current_dir("/")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
+    assert!(!text.contains("skipped:"), "{text}");
+}

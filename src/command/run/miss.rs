@@ -1,0 +1,474 @@
+//! A miss: the command runs in its view, what it left is published, and recorded unless there is a doubt.
+//!
+//! This is the engine process (`wink_platform::unix::front`): it must announce an exit code whatever happens.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
+
+use anyhow::Context;
+use wink_fs::attr::Time;
+use wink_fs::zone::join;
+use wink_platform::unix::front::Announcer;
+use wink_platform::unix::task::Spawn;
+use wink_store::Store;
+use wink_store::Digest;
+use wink_store::Output;
+use wink_store::{Captured, Record, RecordHead, RecordId};
+use wink_store::Observation;
+
+use super::{Asked, INSIDE, Missed, native, not_started};
+use crate::config::Own;
+use crate::engine::capture::{Carried, Harvest, Yield};
+use crate::engine::own::Standing;
+use crate::engine::publish::lock;
+use crate::engine::session::{Outcome, Ran};
+use crate::engine::tree::Tree;
+use crate::engine::{Engine, Task, now_ms};
+use crate::report::{Report, Status};
+
+/// How many survivors are named in the one line.
+const NAMED_MAX: usize = 3;
+
+/// Everything the engine process does.
+pub fn engine(asked: &Asked, task: &Task, store: &Path, missed: Missed, announcer: Announcer) {
+    let code = match Store::open(store).context("the cache cannot be opened") {
+        Ok(store) => match run(
+            asked,
+            &Engine {
+                store: &store,
+                task,
+            },
+            missed,
+        ) {
+            Ok(Done { report, ran }) => {
+                let code = asked.deliver(report);
+                match ran {
+                    Some(ran) => {
+                        return stay(
+                            &Engine {
+                                store: &store,
+                                task,
+                            },
+                            *ran,
+                            announcer,
+                            code,
+                        );
+                    }
+                    None => code,
+                }
+            }
+            Err(Trouble::BeforeTheCommand(error)) => fall_back(asked, task, &error),
+            Err(Trouble::AfterTheCommand { error, code }) => {
+                let report = Report {
+                    reason: Some(crate::explain(&error)),
+                    exit_code: code,
+                    task_key: Some(task.key.0.to_string()),
+                    ..Report::default()
+                };
+                asked.deliver(report)
+            }
+        },
+        Err(error) => fall_back(asked, task, &error),
+    };
+    announcer.ended(code);
+}
+
+fn fall_back(asked: &Asked, task: &Task, error: &anyhow::Error) -> i32 {
+    native::run(asked, task, crate::explain(error)).unwrap_or_else(|error| {
+        crate::complain(&crate::explain(&error));
+        crate::cli::EXIT_OWN_FAILURE
+    })
+}
+
+/// Failures, by whether the command has run: it must run once, not twice and not never.
+enum Trouble {
+    BeforeTheCommand(anyhow::Error),
+    AfterTheCommand { error: anyhow::Error, code: i32 },
+}
+
+struct Done {
+    report: Report,
+    /// Set if processes outlived the command.
+    ran: Option<Box<Ran>>,
+}
+
+/// Which own outputs the command is shown, and which are hidden.
+struct Shown {
+    carried: Option<Carried>,
+    hidden: Standing,
+}
+
+fn run(asked: &Asked, engine: &Engine<'_>, missed: Missed) -> Result<Done, Trouble> {
+    let task = engine.task;
+    let mut tree = Tree::new(engine.store);
+    let mut before = || -> anyhow::Result<_> {
+        let shown = shown(engine, &missed.standing)?;
+        let newer = changed_inputs(engine, &shown, &missed.standing, &mut tree);
+        Ok((shown, newer))
+    };
+    let (Shown { carried, hidden }, newer) = before().map_err(Trouble::BeforeTheCommand)?;
+    let mut environment = task.environment.clone();
+    environment.push((INSIDE.into(), "1".into()));
+    let spawn = Spawn {
+        env: environment,
+        cwd: None,
+        ..native::spawn(task)
+    };
+    let outcome = engine
+        .run_in_view(hidden.paths.clone(), newer, spawn)
+        .map_err(Trouble::BeforeTheCommand)?;
+    let mut ran = match outcome {
+        Outcome::Ran(ran) => ran,
+        Outcome::NoView(reason) => return Err(Trouble::BeforeTheCommand(anyhow::anyhow!(reason))),
+    };
+    if let Some(trouble) = not_started(&ran.finished.outcome, &task.argv) {
+        crate::complain(&trouble);
+    }
+    let code = ran.finished.outcome.exit_code();
+    after(
+        asked,
+        engine,
+        missed,
+        Before {
+            carried,
+            hidden,
+            tree,
+        },
+        &mut ran,
+    )
+    .map(|report| Done {
+        report,
+        ran: (!ran.finished.survivors.is_empty()).then_some(ran),
+    })
+    .map_err(|error| Trouble::AfterTheCommand { error, code })
+}
+
+/// What was known before the command ran.
+struct Before<'s> {
+    carried: Option<Carried>,
+    hidden: Standing,
+    tree: Tree<'s>,
+}
+
+fn after(
+    asked: &Asked,
+    engine: &Engine<'_>,
+    missed: Missed,
+    before: Before<'_>,
+    ran: &mut Ran,
+) -> anyhow::Result<Report> {
+    let (task, store) = (engine.task, engine.store);
+    let code = ran.finished.outcome.exit_code();
+    let store_began = asked.elapsed_ms();
+    let mut report = Report {
+        status: Status::Uncached,
+        task_key: Some(task.key.0.to_string()),
+        exit_code: code,
+        command_ms: ran.finished.wall.as_millis() as u64,
+        lookup_ms: missed.lookup_ms,
+        first_difference: missed.found.difference,
+        ..Report::default()
+    };
+    let Before {
+        carried,
+        hidden,
+        mut tree,
+    } = before;
+    // One publishes at a time: what is checked against the workspace must still be so when it is written.
+    let _turn =
+        lock(store, engine.workspace()).context("cannot lock the workspace's turn in the cache")?;
+    let view = ran.view.inner();
+    let run = Yield {
+        delta: view
+            .delta()
+            .map_err(|status| anyhow::anyhow!("cannot tell what the command changed: {status}"))?,
+        sights: ran.view.recorder().take(),
+        notes: view.notes(),
+        printed: Captured {
+            pieces: std::mem::take(&mut ran.finished.pieces),
+        },
+        carried,
+        hidden: hidden.paths.clone(),
+        zones: &ran.zones,
+        backing: view.backing(),
+        live: !ran.finished.survivors.is_empty(),
+    };
+    let printed = run.printed.clone();
+    let harvest = engine.capture(run, &mut tree)?;
+    engine.publish(&harvest.deeds, &hidden)?;
+    tree.save();
+    drop(tree);
+
+    let why_not = why_not(asked, task, &harvest, ran);
+    let usable = why_not.is_none();
+    report.observations = harvest.trace.seen.len() as u64;
+    report.outputs = harvest
+        .manifest
+        .entries
+        .iter()
+        .filter(|entry| entry.output != Output::Removed)
+        .count() as u64;
+    report.bound_to_root = harvest.bound_workspace;
+    let tainted = harvest.tainted;
+    let mended = harvest
+        .changed_ignored
+        .as_deref()
+        .map(|path| String::from_utf8_lossy(path).into_owned());
+    if asked.args.policy().local.write {
+        let record = record(task, harvest, printed, code, report.command_ms, usable);
+        report.output_bytes = record.head.output_bytes;
+        match store.insert(&record, asked.args.force) {
+            Ok(id) => {
+                if tainted {
+                    store.forget_last(engine.workspace(), &task.own_key)?;
+                } else {
+                    store.set_last(engine.workspace(), &task.own_key, &id, now_ms())?;
+                }
+                report.record = usable.then(|| id.0.to_string());
+            }
+            Err(error) => report.reason = Some(format!("the result cannot be stored: {error}")),
+        }
+    }
+    report.store_ms = asked.elapsed_ms() - store_began;
+    report.reason = report.reason.or(why_not);
+    if report.reason.is_none() {
+        report.status = Status::Miss;
+        report.reason = Some(match mended {
+            Some(path) => format!(
+                "{}; it changed the ignored file {path}, which wink did not make: reusable only from the same state; remove it and run again",
+                missed.found.reason
+            ),
+            None => missed.found.reason,
+        });
+    }
+    Ok(report)
+}
+
+/// Why a run must not be recorded.
+fn why_not(asked: &Asked, task: &Task, harvest: &Harvest, ran: &Ran) -> Option<String> {
+    let finished = &ran.finished;
+    let code = finished.outcome.exit_code();
+    if let Some(signal) = finished.interrupted {
+        return Some(format!("interrupted by signal {signal}"));
+    }
+    if !finished.survivors.is_empty() {
+        let names: Vec<String> = finished
+            .survivors
+            .iter()
+            .take(NAMED_MAX)
+            .map(|process| format!("{} ({})", process.name, process.pid))
+            .collect();
+        let more = finished.survivors.len().saturating_sub(NAMED_MAX);
+        let more = if more > 0 {
+            format!(" and {more} more")
+        } else {
+            String::new()
+        };
+        return Some(format!(
+            "processes outlived the command: {}{more}",
+            names.join(", ")
+        ));
+    }
+    if let wink_platform::unix::task::Outcome::Signalled(signal) = finished.outcome {
+        return Some(format!("the command was killed by signal {signal}"));
+    }
+    let may_fail = task.settings.cache_failures && !matches!(code, 126 | 127);
+    if code != 0 && !may_fail {
+        return Some(format!("the command failed (exit code {code})"));
+    }
+    if !finished.complete {
+        return Some("not all of its output could be captured".to_owned());
+    }
+    if let Some(doubt) = ran.doubt.as_ref().or(harvest.doubts.first()) {
+        return Some(doubt.clone());
+    }
+    (!asked.args.policy().local.write).then(|| "the cache is not written".to_owned())
+}
+
+fn record(
+    task: &Task,
+    harvest: Harvest,
+    printed: Captured,
+    code: i32,
+    command_ms: u64,
+    usable: bool,
+) -> Record {
+    let nothing = Digest([0; 32]);
+    let bytes = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
+    let mut record = Record {
+        head: RecordHead {
+            id: RecordId(nothing),
+            task_key: task.key,
+            own_key: task.own_key,
+            usable,
+            fingerprint: nothing,
+            manifest: nothing,
+            exit_code: code,
+            command_ms,
+            created_ms: now_ms(),
+            bound_workspace: harvest.bound_workspace.then(|| bytes(&task.workspace)),
+            bound_home: task
+                .home
+                .as_deref()
+                .filter(|_| harvest.bound_home)
+                .map(bytes),
+            depth: task.roots.depth(),
+            output_bytes: 0,
+        },
+        trace: harvest.trace,
+        outputs: harvest.manifest,
+        times: harvest.times,
+        captured: printed,
+        argv: task
+            .argv
+            .iter()
+            .map(|word| word.as_encoded_bytes().to_vec())
+            .collect(),
+    };
+    record.seal();
+    record
+}
+
+/// §3.4: if all that the previous run here left stands untouched, the command sees it; else it runs as from clean.
+fn shown(engine: &Engine<'_>, standing: &Standing) -> anyhow::Result<Shown> {
+    let all_hidden = || Shown {
+        carried: None,
+        hidden: Standing {
+            outputs: standing.outputs.clone(),
+            paths: standing.paths.clone(),
+        },
+    };
+    if engine.task.settings.own != Own::Carry {
+        return Ok(all_hidden());
+    }
+    let Some(carried) = previous(engine)? else {
+        return Ok(all_hidden());
+    };
+    let untouched = |path: &[u8], output: &Output| match (standing.outputs.get(path), output) {
+        (Some(Output::Dir { .. }), Output::Dir { .. }) => true,
+        (Some(there), left) => there == left,
+        // Somebody else's file in it makes a directory theirs, and takes nothing away from what was left.
+        (None, Output::Dir { .. }) => join(engine.workspace(), path).as_slice().is_dir(),
+        (None, _) => false,
+    };
+    if !carried
+        .outputs
+        .iter()
+        .all(|(path, output)| untouched(path, output))
+    {
+        return Ok(all_hidden());
+    }
+    let mut hidden = Standing::default();
+    for (path, output) in &standing.outputs {
+        if !carried.outputs.contains_key(path) {
+            hidden.paths.insert(join(engine.workspace(), path));
+            hidden.outputs.insert(path.clone(), output.clone());
+        }
+    }
+    Ok(Shown {
+        carried: Some(carried),
+        hidden,
+    })
+}
+
+trait IsDir {
+    fn is_dir(&self) -> bool;
+}
+
+impl IsDir for [u8] {
+    fn is_dir(&self) -> bool {
+        crate::engine::tree::os(self).is_dir()
+    }
+}
+
+fn previous(engine: &Engine<'_>) -> anyhow::Result<Option<Carried>> {
+    let store = engine.store;
+    let Some(id) = store.last(engine.workspace(), &engine.task.own_key)? else {
+        return Ok(None);
+    };
+    let Some(head) = store.head(&id)? else {
+        return Ok(None);
+    };
+    let loaded = store
+        .manifest(&head.manifest)
+        .and_then(|manifest| Ok((manifest, store.trace(&head.fingerprint)?)));
+    let (manifest, trace) = match loaded {
+        Ok(loaded) => loaded,
+        Err(error) if error.is_damage() => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let outputs: BTreeMap<Vec<u8>, Output> = manifest
+        .entries
+        .into_iter()
+        .filter(|entry| !entry.modified && entry.output != Output::Removed)
+        .map(|entry| (entry.path, entry.output))
+        .collect();
+    Ok((!outputs.is_empty()).then_some(Carried {
+        head,
+        trace,
+        outputs,
+    }))
+}
+
+/// Inputs whose content changed since the shown outputs were made: they look as new as this run, so that a program that decides by times
+/// (an edit undone with its old time, a file copied with its time) does not take an old output for a new one.
+fn changed_inputs(
+    engine: &Engine<'_>,
+    shown: &Shown,
+    standing: &Standing,
+    tree: &mut Tree<'_>,
+) -> HashMap<Vec<u8>, Time> {
+    let mut newer = HashMap::new();
+    let Some(carried) = &shown.carried else {
+        return newer;
+    };
+    let now = super::now();
+    for (path, seen) in &carried.trace.seen {
+        if !matches!(seen.fact, Observation::File { .. } | Observation::Absent) {
+            continue;
+        }
+        let present = engine.present(path, &seen.fact, tree, standing);
+        if let Ok(present @ Observation::File { .. }) = present {
+            if present != seen.fact {
+                newer.insert(
+                    crate::engine::lookup::slashed(engine.task.roots.absolute(path)),
+                    now,
+                );
+            }
+        }
+    }
+    newer
+}
+
+/// Processes outlived the command: the view stays until the last of them has gone, and what they wrote meanwhile is published then.
+fn stay(engine: &Engine<'_>, mut ran: Ran, announcer: Announcer, code: i32) {
+    announcer.ended(code);
+    if let Some(serving) = ran.serving.take() {
+        // The kernel drops the mount with its last process.
+        let _ = serving.wait();
+    }
+    let publish = || -> anyhow::Result<()> {
+        let _turn = lock(engine.store, engine.workspace())?;
+        let view = ran.view.inner();
+        let mut tree = Tree::new(engine.store);
+        let run = Yield {
+            delta: view.delta().map_err(|status| anyhow::anyhow!("{status}"))?,
+            sights: HashMap::new(),
+            notes: view.notes(),
+            printed: Captured::default(),
+            carried: None,
+            hidden: HashSet::new(),
+            zones: &ran.zones,
+            backing: view.backing(),
+            live: false,
+        };
+        let harvest = engine.capture(run, &mut tree)?;
+        engine.publish(&harvest.deeds, &Standing::default())
+    };
+    if let Err(error) = publish() {
+        crate::complain(&format!(
+            "what outlived the command wrote files that could not be published: {}",
+            crate::explain(&error)
+        ));
+    }
+}

@@ -1,0 +1,20 @@
+//! The configuration: a user file, a workspace file and environment variables, in that order of rising strength; the command line,
+//! which is stronger still, is applied by its owner (`RunArgs::apply`).
+//!
+//! - [`keys`]: what keys there are, and what they come to for one task
+//! - [`load`]: finding and reading the files and variables, and telling people about mistakes
+//! - [`document`]: TOML and JSON as one kind of tree, with line numbers
+//! - [`show`]: what `wink config show` prints
+//! - [`units`], [`pattern`], [`suggest`]: sizes and durations, globs over strings, "did you mean"
+
+mod document;
+mod keys;
+mod load;
+pub mod pattern;
+mod show;
+mod suggest;
+mod units;
+
+pub use keys::{Config, EnvMode, EnvSettings, Own, Scope, Settings};
+#[allow(unused_imports)] // Until the engine calls it.
+pub use pattern::matches_glob;

@@ -1,0 +1,453 @@
+//! Capture: from what a command saw and left to a record, and to the list of deeds that bring its outputs into the workspace.
+//!
+//! Facts are read from the real tree now, after the command ended and before anything is published: they are the facts the command
+//! saw, provided that nothing changed meanwhile. That is checked path by path; on any doubt the result is published all the same
+//! and not recorded.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::io;
+
+use anyhow::Context;
+use wink_fs::attr::{Attr, Kind, Time};
+use wink_fs::backing::{Backing, BackingFile};
+use wink_fs::delta::{Change, Changed, Delta, Source};
+use wink_fs::observe::{Sight, same};
+use wink_fs::view::Notes;
+use wink_fs::zone::{Zones, join};
+use wink_platform::unix::backing::RealBacking;
+use wink_platform::unix::real_file::RealFile;
+use wink_store::Digest;
+use wink_store::{Entry, Manifest, Output};
+use wink_store::TreePath;
+use wink_store::{Captured, RecordHead, Stream};
+use wink_store::{Observation, Seen, Trace};
+
+use super::Engine;
+use super::own::Standing;
+use super::places::is_tracked;
+use super::publish::Deed;
+use super::tree::{Tree, digest_of_names, hash, list, os};
+use crate::config::matches_glob;
+use crate::roots::Bound;
+
+/// What an earlier run left and this one was shown.
+pub struct Carried {
+    /// That run's record.
+    pub head: RecordHead,
+    /// What it saw.
+    pub trace: Trace,
+    /// Its own outputs: all of them stood untouched when this run began.
+    pub outputs: BTreeMap<Vec<u8>, Output>,
+}
+
+/// Everything a run in a view yields.
+pub struct Yield<'a> {
+    /// What the command changed.
+    pub delta: Delta,
+    /// What it saw.
+    pub sights: HashMap<Vec<u8>, Sight>,
+    /// What the view noticed besides.
+    pub notes: Notes,
+    /// What it printed.
+    pub printed: Captured,
+    /// Own outputs that it was shown.
+    pub carried: Option<Carried>,
+    /// Absolute paths that it was not shown.
+    pub hidden: HashSet<Vec<u8>>,
+    /// What happened where.
+    pub zones: &'a Zones,
+    /// Where the bytes it wrote are.
+    pub backing: &'a RealBacking,
+    /// Processes are still at work in the view: staged files must stay where they are.
+    pub live: bool,
+}
+
+/// What capturing makes of it.
+#[derive(Default)]
+pub struct Harvest {
+    /// What the command saw.
+    pub trace: Trace,
+    /// What it left.
+    pub manifest: Manifest,
+    /// See [`wink_store::Record::times`].
+    pub times: Vec<u64>,
+    /// An output names the workspace.
+    pub bound_workspace: bool,
+    /// An output names the home.
+    pub bound_home: bool,
+    /// What brings the outputs into the workspace.
+    pub deeds: Vec<Deed>,
+    /// Why this must not be recorded; empty if it may.
+    pub doubts: Vec<String>,
+    /// The result depends on the state of earlier outputs: the next run must start from clean.
+    pub tainted: bool,
+    /// The first ignored file of somebody else's that the command changed.
+    pub changed_ignored: Option<Vec<u8>>,
+}
+
+struct Capture<'a, 's> {
+    engine: &'a Engine<'s>,
+    run: Yield<'a>,
+    tree: &'a mut Tree<'s>,
+    out: Harvest,
+    entries: BTreeMap<Vec<u8>, (Entry, Time)>,
+    /// Absolute paths of outputs and what is there after the run.
+    left: HashMap<Vec<u8>, Output>,
+}
+
+impl<'s> Engine<'s> {
+    /// See the module.
+    pub fn capture(&self, run: Yield<'_>, tree: &mut Tree<'s>) -> anyhow::Result<Harvest> {
+        tree.start_over();
+        let mut capture =
+            Capture { engine: self, run, tree, out: Harvest::default(), entries: BTreeMap::new(), left: HashMap::new() };
+        let changes = std::mem::take(&mut capture.run.delta.changes);
+        for changed in changes {
+            let shown = String::from_utf8_lossy(&changed.path).into_owned();
+            capture.change(changed).with_context(|| format!("cannot store {shown}"))?;
+        }
+        capture.printed();
+        capture.trace()?;
+        capture.carry()?;
+        capture.notes();
+        Ok(capture.finish())
+    }
+}
+
+impl Capture<'_, '_> {
+    fn is_shown(&self, relative: &[u8]) -> bool {
+        self.run.carried.as_ref().is_some_and(|carried| carried.outputs.contains_key(relative))
+    }
+
+    fn is_shown_path(&self, path: &[u8]) -> bool {
+        self.relative(path).is_some_and(|relative| self.is_shown(relative))
+    }
+
+    fn relative<'p>(&self, path: &'p [u8]) -> Option<&'p [u8]> {
+        path.strip_prefix(self.engine.workspace())?.strip_prefix(b"/")
+    }
+
+    /// Whether the configuration takes a path out of what is seen and recorded.
+    fn is_ignored(&self, relative: &[u8]) -> bool {
+        self.engine.task.settings.ignore.iter().any(|glob| matches_glob(glob, relative))
+    }
+
+    fn is_output(&self, relative: &[u8]) -> bool {
+        let declared = &self.engine.task.settings.output;
+        !self.is_ignored(relative) && (declared.is_empty() || declared.iter().any(|glob| matches_glob(glob, relative)))
+    }
+
+    fn change(&mut self, changed: Changed) -> anyhow::Result<()> {
+        let Changed { path, change, before } = changed;
+        let Some(relative) = self.relative(&path).map(<[u8]>::to_vec) else { return Ok(()) };
+        let own = self.is_shown(&relative);
+        let modified = before.is_some() && !own;
+        if modified {
+            // Whatever stood there and was not ours is an input: a hit may only ever replace exactly that.
+            self.ensure_seen(&path)?;
+        }
+        let (output, mtime) = match change {
+            Change::Special { .. } => return Ok(()),
+            Change::Removed => {
+                self.out.deeds.push(Deed::Remove { path: relative.clone(), dir: before == Some(Kind::Dir) });
+                if !modified {
+                    return Ok(());
+                }
+                (Output::Removed, Time::default())
+            }
+            Change::Dir { attr } => {
+                self.out.deeds.push(Deed::Dir { path: relative.clone(), mode: attr.mode, owner: owner(&attr) });
+                (Output::Dir { mode: attr.mode }, attr.mtime)
+            }
+            Change::Link { target, attr } => {
+                self.search(&target);
+                self.out.deeds.push(Deed::Link { path: relative.clone(), target: target.clone(), mtime: attr.mtime });
+                (Output::Link { target }, attr.mtime)
+            }
+            Change::File { source, attr } => match self.file(&path, &relative, source, &attr)? {
+                Some(output) => (output, attr.mtime),
+                None => return Ok(()),
+            },
+        };
+        self.left.insert(path, output.clone());
+        if self.is_output(&relative) {
+            self.entries.insert(relative.clone(), (Entry { path: relative, output, modified }, mtime));
+        }
+        Ok(())
+    }
+
+    /// Stores a changed file. `None` if nothing but its times changed.
+    fn file(&mut self, path: &[u8], relative: &[u8], source: Source, attr: &Attr) -> anyhow::Result<Option<Output>> {
+        let beneath = self.tree.attr(path)?.filter(|beneath| beneath.kind == Kind::File && !self.run.hidden.contains(path));
+        let (digest, size) = match source {
+            // A blob must never change again, and whoever still runs may hold the staged file open.
+            Source::Staged(staged) if self.run.live => self.adopt_copy(self.run.backing.open_staged(staged)?)?,
+            Source::Staged(staged) => self.adopt(&self.run.backing.staged_path(staged)?)?,
+            Source::Beneath(from) if from == path && beneath.is_some_and(|beneath| beneath.mode == attr.mode) => {
+                self.out.deeds.push(Deed::Times { path: relative.to_vec(), mtime: attr.mtime });
+                return Ok(None);
+            }
+            Source::Beneath(from) => {
+                self.ensure_seen(&from)?;
+                self.adopt_copy(File::open(os(&from))?.into())?
+            }
+        };
+        let same_bytes = match &beneath {
+            Some(beneath) => beneath.size == size && self.tree.digest(path, beneath).is_ok_and(|old| old == digest),
+            None => false,
+        };
+        self.out.deeds.push(match beneath {
+            Some(beneath) if same_bytes => {
+                let mode = (beneath.mode != attr.mode).then_some(attr.mode);
+                Deed::Attributes { path: relative.to_vec(), mode, mtime: attr.mtime }
+            }
+            _ => Deed::File { path: relative.to_vec(), digest, size, mode: attr.mode, mtime: attr.mtime, owner: owner(attr) },
+        });
+        Ok(Some(Output::File { digest, size, mode: attr.mode }))
+    }
+
+    /// Makes a blob of a staged file: hash and rename.
+    fn adopt(&mut self, staged: &std::path::Path) -> anyhow::Result<(Digest, u64)> {
+        let mut file = File::open(staged)?;
+        let size = file.metadata()?.len();
+        let workspace = self.engine.workspace();
+        let home = self.home();
+        let needles: Vec<&[u8]> = [workspace].into_iter().chain(home.as_deref()).collect();
+        let hashed = hash(&mut file, &needles)?;
+        self.out.bound_workspace |= hashed.found[0];
+        self.out.bound_home |= hashed.found.get(1).copied().unwrap_or(false);
+        self.engine.store.adopt(staged, &hashed.digest)?;
+        let blob = self.engine.store.blob_path(&hashed.digest);
+        if let Some(attr) = super::tree::look(blob.as_os_str().as_encoded_bytes())? {
+            self.tree.learn(&attr, hashed.digest);
+        }
+        Ok((hashed.digest, size))
+    }
+
+    /// Makes a blob of a copy of a file.
+    fn adopt_copy(&mut self, source: RealFile) -> anyhow::Result<(Digest, u64)> {
+        let (staged, copy) = self.run.backing.stage()?;
+        copy.clone_all(&source)?;
+        drop(copy);
+        self.adopt(&self.run.backing.staged_path(staged)?)
+    }
+
+    fn home(&self) -> Option<Vec<u8>> {
+        self.engine.task.home.as_ref().map(|home| home.as_os_str().as_encoded_bytes().to_vec())
+    }
+
+    fn search(&mut self, bytes: &[u8]) {
+        let finds = |needle: &[u8]| memchr::memmem::find(bytes, needle).is_some();
+        self.out.bound_workspace |= finds(self.engine.workspace());
+        self.out.bound_home |= self.home().is_some_and(|home| finds(&home));
+    }
+
+    fn printed(&mut self) {
+        for wanted in [Stream::Stdout, Stream::Stderr] {
+            let pieces = self.run.printed.pieces.iter().filter(|(stream, _)| *stream == wanted);
+            let bytes: Vec<u8> = pieces.flat_map(|(_, bytes)| bytes.iter().copied()).collect();
+            self.search(&bytes);
+        }
+    }
+
+    /// A path that counts as seen whether or not the kernel asked for it.
+    fn ensure_seen(&mut self, path: &[u8]) -> io::Result<()> {
+        if !self.run.sights.contains_key(path) {
+            let attr = self.tree.attr(path)?;
+            self.run.sights.insert(path.to_vec(), Sight { attr, at: Time::now(), names: None, unsteady: false });
+        }
+        Ok(())
+    }
+
+    fn trace(&mut self) -> anyhow::Result<()> {
+        for (path, names) in std::mem::take(&mut self.run.delta.moved) {
+            self.ensure_seen(&path)?;
+            if let Some(sight) = self.run.sights.get_mut(&path) {
+                sight.names.get_or_insert_with(|| {
+                    let mut names = names;
+                    names.sort();
+                    names
+                });
+            }
+        }
+        let mut sights: Vec<(Vec<u8>, Sight)> = std::mem::take(&mut self.run.sights).into_iter().collect();
+        sights.retain(|(path, _)| {
+            is_tracked(self.run.zones, path) && !self.relative(path).is_some_and(|relative| self.is_ignored(relative))
+        });
+        sights.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let mut facts = Vec::with_capacity(sights.len());
+        for (path, sight) in &sights {
+            match self.fact(path, sight) {
+                Ok(Some(seen)) => facts.push((path.as_slice(), seen)),
+                Ok(None) => self.out.doubts.push(format!("{} changed while the command ran", self.shown(path))),
+                Err(error) => self.out.doubts.push(format!("{} cannot be examined: {error}", self.shown(path))),
+            }
+        }
+        let paths: Vec<&[u8]> = facts.iter().map(|(path, _)| *path).collect();
+        let (classified, bound) = self.engine.task.roots.classify(&paths);
+        self.out.bound_workspace |= bound == Bound::Here;
+        for (path, (_, seen)) in classified.into_iter().zip(&facts) {
+            if seen.fact == Observation::Absent
+                && let Some(fixed) = self.engine.task.roots.fixed(&path)
+            {
+                self.out.trace.seen.insert(fixed, seen.clone());
+            }
+            self.out.trace.seen.insert(path, seen.clone());
+        }
+        Ok(())
+    }
+
+    fn shown(&self, path: &[u8]) -> String {
+        String::from_utf8_lossy(self.relative(path).unwrap_or(path)).into_owned()
+    }
+
+    /// The fact behind a sight, if it is still so.
+    fn fact(&mut self, path: &[u8], sight: &Sight) -> io::Result<Option<Seen>> {
+        if self.run.hidden.contains(path) {
+            return Ok(Some(Seen { fact: Observation::Absent, own: true }));
+        }
+        let own = self.is_shown_path(path);
+        let attr = self.tree.attr(path)?;
+        let known = sight.attr.is_some() || sight.names.is_none();
+        if sight.unsteady || (known && !same(sight.attr.as_ref(), attr.as_ref())) {
+            // Another run of the same task may have published the very same output meanwhile.
+            let twin = sight.attr.is_none() && self.is_left(path)?;
+            return Ok(twin.then_some(Seen { fact: Observation::Absent, own }));
+        }
+        if own {
+            return Ok(Some(Seen { fact: Observation::Absent, own }));
+        }
+        if let (Some(names), Some(Kind::Dir)) = (&sight.names, attr.map(|attr| attr.kind)) {
+            let is_own = |name: &[u8]| self.is_shown_path(&join(path, name));
+            let seen: Vec<(Vec<u8>, Kind)> = names.iter().filter(|(name, _)| !is_own(name)).cloned().collect();
+            let mut now = list(path)?;
+            now.retain(|(name, _)| !is_own(name) && !self.run.hidden.contains(&join(path, name)));
+            now.sort();
+            if now != seen && !self.is_twin_listing(path, &now, &seen)? {
+                return Ok(None);
+            }
+            return Ok(Some(Seen { fact: Observation::Listing { digest: digest_of_names(seen) }, own }));
+        }
+        let fact = self.tree.fact(path, false, &self.engine.task.roots, |_| false)?;
+        Ok(Some(Seen { fact, own }))
+    }
+
+    /// Whether the path holds now what this run left there.
+    fn is_left(&mut self, path: &[u8]) -> io::Result<bool> {
+        let Some(output) = self.left.get(path).cloned() else { return Ok(false) };
+        let Some(attr) = self.tree.attr(path)? else { return Ok(false) };
+        Ok(match output {
+            Output::File { digest, .. } => attr.kind == Kind::File && self.tree.digest(path, &attr)? == digest,
+            Output::Dir { .. } => attr.kind == Kind::Dir,
+            Output::Link { .. } => attr.kind == Kind::Link,
+            Output::Removed => false,
+        })
+    }
+
+    /// Whether a listing differs only by outputs that another run of the same task has just published.
+    fn is_twin_listing(&mut self, dir: &[u8], now: &[(Vec<u8>, Kind)], seen: &[(Vec<u8>, Kind)]) -> io::Result<bool> {
+        for name in seen {
+            if !now.contains(name) {
+                return Ok(false);
+            }
+        }
+        for name in now {
+            if !seen.contains(name) && !self.is_left(&join(dir, &name.0))? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// What earlier runs left, was shown and still stands belongs to the result, and so does what those runs saw.
+    fn carry(&mut self) -> anyhow::Result<()> {
+        let Some(carried) = self.run.carried.take() else { return Ok(()) };
+        let removed: HashSet<&[u8]> = self
+            .out
+            .deeds
+            .iter()
+            .filter_map(|deed| match deed {
+                Deed::Remove { path, .. } => Some(path.as_slice()),
+                _ => None,
+            })
+            .collect();
+        let mut stale = None;
+        for (relative, output) in &carried.outputs {
+            let path = join(self.engine.workspace(), relative);
+            if self.entries.contains_key(relative) || removed.contains(relative.as_slice()) {
+                continue;
+            }
+            let Some(attr) = self.tree.attr(&path)? else {
+                stale.get_or_insert_with(|| self.shown(&path));
+                continue;
+            };
+            let entry = Entry { path: relative.clone(), output: output.clone(), modified: false };
+            self.entries.insert(relative.clone(), (entry, attr.mtime));
+        }
+        self.out.bound_workspace |= carried.head.bound_workspace.is_some();
+        self.out.bound_home |= carried.head.bound_home.is_some();
+        let standing = Standing {
+            paths: carried.outputs.keys().map(|relative| join(self.engine.workspace(), relative)).chain(self.run.hidden.iter().cloned()).collect(),
+            outputs: BTreeMap::new(),
+        };
+        let earlier: Vec<(TreePath, Seen)> =
+            carried.trace.seen.into_iter().filter(|(path, _)| !self.out.trace.seen.contains_key(path)).collect();
+        for (path, seen) in earlier {
+            let present = self.engine.present(&path, &seen.fact, self.tree, &standing)?;
+            if present != seen.fact {
+                stale.get_or_insert_with(|| path.to_string());
+            }
+            self.out.trace.seen.insert(path, seen);
+        }
+        if let Some(path) = stale {
+            self.out.tainted = true;
+            self.out.doubts.push(format!(
+                "outputs of an earlier run were kept although {path} has changed since; the next run starts from clean"
+            ));
+        }
+        Ok(())
+    }
+
+    fn notes(&mut self) {
+        if let Some((path, count)) = &self.run.notes.outside {
+            let more = if *count > 1 { format!(" (and {} more changes)", count - 1) } else { String::new() };
+            self.out.doubts.insert(0, format!("the command wrote outside the workspace: {}{more}", String::from_utf8_lossy(path)));
+        }
+        if let Some(path) = &self.run.notes.split_link {
+            self.out.doubts.push(format!("the command changed {}, which has other names (hard links)", self.shown(path)));
+        }
+    }
+
+    fn finish(mut self) -> Harvest {
+        let entries = std::mem::take(&mut self.entries);
+        let oldest = entries.values().map(|(_, mtime)| mtime.0).filter(|mtime| *mtime != 0).min().unwrap_or(0);
+        for (relative, (entry, mtime)) in entries {
+            if entry.modified && entry.output != Output::Removed && self.out.changed_ignored.is_none() && self.is_git_ignored(&relative, &entry) {
+                self.out.changed_ignored = Some(relative);
+            }
+            self.out.times.push(u64::try_from(mtime.0 - oldest).unwrap_or(0));
+            self.out.manifest.entries.push(entry);
+        }
+        self.out
+    }
+
+    fn is_git_ignored(&self, relative: &[u8], entry: &Entry) -> bool {
+        let is_dir = matches!(entry.output, Output::Dir { .. });
+        let root = &self.engine.task.workspace;
+        let mut builder = ignore::gitignore::GitignoreBuilder::new(root);
+        let mut at = root.clone();
+        let parent = os(relative).parent().map(std::path::Path::to_owned).unwrap_or_default();
+        builder.add(at.join(".gitignore"));
+        for name in parent.components() {
+            at.push(name);
+            builder.add(at.join(".gitignore"));
+        }
+        builder.build().is_ok_and(|rules| rules.matched_path_or_any_parents(os(relative), is_dir).is_ignore())
+    }
+}
+
+/// Owner to set on a published file: only a privileged wink can, and only what a task that changed its user left needs it.
+fn owner(attr: &Attr) -> Option<(u32, u32)> {
+    Some((attr.uid, attr.gid))
+}

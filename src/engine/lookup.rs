@@ -1,0 +1,184 @@
+//! Lookup: from the task key to the first record whose every observation holds now.
+//!
+//! The present state is compared with own outputs hidden, since records are made that way: an own output counts as absent, and its
+//! name is left out of listings. So an observation of an own output holds where the path is absent or holds what any run of the task left,
+//! and somebody else's file at the place of an output is a difference like any other.
+
+use std::io;
+
+use wink_store::StoreError;
+use wink_store::{Root, TreePath};
+use wink_store::RecordHead;
+use wink_store::{Observation, Trace};
+
+use super::Engine;
+use super::own::Standing;
+use super::tree::{Tree, look};
+use crate::config::Own;
+use crate::report::Difference;
+
+/// What a lookup found.
+pub struct Found {
+    /// The record that holds, and how many observations it has.
+    pub hit: Option<(RecordHead, u64)>,
+    /// Why the nearest record does not hold.
+    pub difference: Option<Difference>,
+    /// Why nothing was found, for people.
+    pub reason: String,
+    /// Damage that was met on the way, in one line.
+    pub damage: Option<String>,
+}
+
+/// Why one record does not hold.
+struct Miss {
+    reason: String,
+    difference: Option<Difference>,
+}
+
+impl Engine<'_> {
+    /// Tries every candidate.
+    pub fn lookup(&self, tree: &mut Tree<'_>, standing: &Standing) -> Result<Found, StoreError> {
+        let candidates = self.store.candidates(&self.task.key)?;
+        let mut found = Found { hit: None, difference: None, reason: "first run".to_owned(), damage: None };
+        let workspace = self.workspace();
+        let nearest = self.store.last(workspace, &self.task.own_key)?;
+        let mut explained = false;
+        for head in candidates {
+            match self.try_record(&head, tree, standing) {
+                Ok(Ok(observations)) => {
+                    found.hit = Some((head, observations));
+                    return Ok(found);
+                }
+                Ok(Err(miss)) => {
+                    // The record of this workspace's last run tells best what changed; failing that, the one used last.
+                    let is_nearest = nearest == Some(head.id);
+                    if is_nearest || !explained {
+                        explained = true;
+                        (found.reason, found.difference) = (miss.reason, miss.difference);
+                    }
+                    if is_nearest {
+                        // Nothing that comes later explains it better.
+                        continue;
+                    }
+                }
+                Err(error) if error.is_damage() => {
+                    self.store.drop_record(&head.id)?;
+                    found.reason = "a damaged record was dropped".to_owned();
+                    found.damage = Some(format!("a damaged record was dropped: {error}"));
+                    explained = true;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
+    /// The workspace's absolute path as bytes.
+    pub fn workspace(&self) -> &[u8] {
+        self.task.workspace.as_os_str().as_encoded_bytes()
+    }
+
+    fn try_record(&self, head: &RecordHead, tree: &mut Tree<'_>, standing: &Standing) -> Result<Result<u64, Miss>, StoreError> {
+        let elsewhere = |what: &str, path: &[u8]| Miss {
+            reason: format!("the recorded outputs name their {what} {}", String::from_utf8_lossy(path)),
+            difference: None,
+        };
+        if let Some(bound) = head.bound_workspace.as_deref().filter(|bound| *bound != self.workspace()) {
+            return Ok(Err(elsewhere("workspace", bound)));
+        }
+        let home = self.task.home.as_ref().map(|home| home.as_os_str().as_encoded_bytes());
+        if let Some(bound) = head.bound_home.as_deref().filter(|bound| home != Some(*bound)) {
+            return Ok(Err(elsewhere("home", bound)));
+        }
+        let trace = self.store.trace(&head.fingerprint)?;
+        for path in self.task.roots.extra_probes(head.depth, &trace).absent {
+            if !matches!(look(&path), Ok(None)) {
+                let difference = Difference { path: show(&path), recorded: "absent".to_owned(), present: "present".to_owned() };
+                return Ok(Err(Miss { reason: format!("{} appeared", difference.path), difference: Some(difference) }));
+            }
+        }
+        if let Some((path, recorded, present)) = self.first_difference(&trace, tree, standing) {
+            return Ok(Err(self.explain(&path, &recorded, &present)));
+        }
+        self.store.ensure_durable(head)?;
+        Ok(Ok(trace.seen.len() as u64))
+    }
+
+    /// The first observation that does not hold. Cheap facts are asked before contents, so that most misses cost no hashing.
+    fn first_difference(
+        &self,
+        trace: &Trace,
+        tree: &mut Tree<'_>,
+        standing: &Standing,
+    ) -> Option<(TreePath, Observation, Result<Observation, io::Error>)> {
+        let reads = |fact: &Observation| matches!(fact, Observation::File { .. } | Observation::Listing { .. });
+        for contents in [false, true] {
+            for (path, seen) in trace.seen.iter().filter(|(_, seen)| reads(&seen.fact) == contents) {
+                let present = self.present(path, &seen.fact, tree, standing);
+                if !present.as_ref().is_ok_and(|present| *present == seen.fact) {
+                    return Some((path.clone(), seen.fact.clone(), present));
+                }
+            }
+        }
+        None
+    }
+
+    /// What stands at a path now, own outputs hidden; as a listing if `like` is one.
+    pub fn present(
+        &self,
+        path: &TreePath,
+        like: &Observation,
+        tree: &mut Tree<'_>,
+        standing: &Standing,
+    ) -> io::Result<Observation> {
+        let absolute = slashed(self.task.roots.absolute(path));
+        let hidden = |path: &[u8]| self.task.settings.own != Own::Observe && standing.contains(path);
+        if path.root() == Root::Workspace && hidden(&absolute) {
+            return Ok(Observation::Absent);
+        }
+        let listing = matches!(like, Observation::Listing { .. });
+        tree.fact(&absolute, listing, &self.task.roots, hidden)
+    }
+
+    fn explain(&self, path: &TreePath, recorded: &Observation, present: &io::Result<Observation>) -> Miss {
+        let absolute = show(&slashed(self.task.roots.absolute(path)));
+        let shown = match path.root() {
+            Root::Workspace => String::from_utf8_lossy(path.relative()).into_owned(),
+            _ => absolute.clone(),
+        };
+        let shown = if shown.is_empty() { ".".to_owned() } else { shown };
+        let reason = match (recorded, present) {
+            (_, Err(error)) => format!("{shown} cannot be examined: {error}"),
+            (Observation::Absent, Ok(_)) => format!("{shown} appeared"),
+            (_, Ok(Observation::Absent)) => format!("{shown} is gone"),
+            (Observation::Listing { .. }, Ok(Observation::Listing { .. })) => format!("the names in {shown} changed"),
+            (Observation::File { digest, .. }, Ok(Observation::File { digest: now, .. })) if digest == now => {
+                format!("the mode of {shown} changed")
+            }
+            _ => format!("{shown} changed"),
+        };
+        let present = present.as_ref().map_or_else(|error| error.to_string(), describe);
+        Miss { reason, difference: Some(Difference { path: absolute, recorded: describe(recorded), present }) }
+    }
+}
+
+/// `/` comes back from the symbolic form without its slash.
+pub fn slashed(path: Vec<u8>) -> Vec<u8> {
+    if path.is_empty() { b"/".to_vec() } else { path }
+}
+
+fn show(path: &[u8]) -> String {
+    String::from_utf8_lossy(path).into_owned()
+}
+
+/// A fact in a few words.
+pub fn describe(fact: &Observation) -> String {
+    match fact {
+        Observation::Absent => "absent".to_owned(),
+        Observation::Dir => "directory".to_owned(),
+        Observation::Listing { digest } => format!("names {}", digest.short()),
+        Observation::File { digest, mode } => format!("file {} mode {mode:04o}", digest.short()),
+        Observation::Link { target } => format!("link to {}", show(target).replace('\0', "")),
+        Observation::Opaque { kind, .. } => format!("{kind:?}").to_lowercase(),
+    }
+}

@@ -1,0 +1,65 @@
+//! The engine: everything between "what was asked" and "what happened" for one task.
+//!
+//! ```text
+//! lookup    task key → candidates → the first whose every observation holds now
+//! restore   a record's outputs into the workspace, its output to the terminal
+//! session   the view in which the command runs on a miss
+//! capture   what it saw and left → trace, manifest, blobs
+//! publish   what it left → the workspace
+//! ```
+//! [`tree`] tells what the real tree holds now, [`own`] what in it earlier runs of the same task left.
+
+pub mod capture;
+pub mod lookup;
+pub mod own;
+pub mod places;
+pub mod publish;
+pub mod restore;
+pub mod session;
+pub mod tree;
+
+use std::path::PathBuf;
+
+use wink_store::Store;
+use wink_store::{OwnKey, TaskKey};
+
+use crate::config::Settings;
+use crate::roots::Roots;
+
+/// One task: what was asked, and where.
+pub struct Task {
+    /// Absolute, canonical.
+    pub workspace: PathBuf,
+    /// The home directory, canonical.
+    pub home: Option<PathBuf>,
+    /// Absolute, canonical; at or below the workspace, or anywhere if that is what was asked.
+    pub cwd: PathBuf,
+    /// The command and its arguments.
+    pub argv: Vec<std::ffi::OsString>,
+    /// What the command sees.
+    pub environment: Vec<(std::ffi::OsString, std::ffi::OsString)>,
+    /// Its standard input; `None` is empty.
+    pub stdin: Option<Vec<u8>>,
+    /// The task key.
+    pub key: TaskKey,
+    /// The key of its own outputs.
+    pub own_key: OwnKey,
+    /// How it is to be run.
+    pub settings: Settings,
+    /// Symbolic roots.
+    pub roots: Roots,
+}
+
+/// A task and the store it is looked up in.
+pub struct Engine<'s> {
+    /// The store.
+    pub store: &'s Store,
+    /// The task.
+    pub task: &'s Task,
+}
+
+/// Milliseconds since the epoch.
+pub fn now_ms() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    now.as_millis() as u64
+}

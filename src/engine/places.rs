@@ -1,0 +1,110 @@
+//! Which parts of the system a task's view treats in which way: untracked trees, tool caches, system directories.
+//!
+//! The lists are published in `docs/ENVIRONMENT.md`.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use wink_fs::zone::{Zone, Zones};
+
+use super::Task;
+
+/// Trees of the running system, not of files: the real ones, untracked. A workspace below one of them is tracked all the same.
+pub const UNTRACKED: [&str; 5] = ["/proc", "/sys", "/dev", "/run", "/tmp"];
+
+/// Directories that only the system's own package manager changes, so that the kernel may keep what it was told of them.
+const SETTLED: [&str; 10] =
+    ["/usr", "/etc", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/nix"];
+
+/// Caches of tools in the home directory: their content is decided by what the tool checks itself (lock files, digests), never by
+/// what lies there.
+const SCRATCH_IN_HOME: [&str; 22] = [
+    ".cache",
+    ".npm",
+    ".yarn/cache",
+    ".yarn/berry/cache",
+    ".pnpm-store",
+    ".local/share/pnpm/store",
+    ".bun/install/cache",
+    ".cargo/registry",
+    ".cargo/git",
+    ".cargo/.package-cache",
+    ".cargo/.package-cache-mutate",
+    ".cargo/.global-cache",
+    ".rustup/tmp",
+    ".rustup/downloads",
+    "go/pkg/mod",
+    ".gradle/caches",
+    ".gradle/daemon",
+    ".m2/repository",
+    ".nuget/packages",
+    ".ccache",
+    ".pip/cache",
+    ".local/state",
+];
+
+/// Caches of the system.
+const SCRATCH_OF_SYSTEM: [&str; 2] = ["/var/tmp", "/var/cache"];
+
+/// Directories of tool caches named by the variables with which tools are told of them.
+const SCRATCH_BY_VARIABLE: [(&str, &[&str]); 6] = [
+    ("XDG_CACHE_HOME", &[""]),
+    ("CARGO_HOME", &["registry", "git", ".package-cache", ".package-cache-mutate", ".global-cache"]),
+    ("npm_config_cache", &[""]),
+    ("GOCACHE", &[""]),
+    ("GOMODCACHE", &[""]),
+    ("CCACHE_DIR", &[""]),
+];
+
+/// All tool caches of a task, absolute.
+pub fn scratch(task: &Task, store: &Path) -> Vec<PathBuf> {
+    let mut scratch: Vec<PathBuf> = SCRATCH_OF_SYSTEM.iter().map(PathBuf::from).collect();
+    scratch.push(store.to_owned());
+    if let Some(home) = &task.home {
+        scratch.extend(SCRATCH_IN_HOME.iter().map(|name| home.join(name)));
+    }
+    for (variable, names) in SCRATCH_BY_VARIABLE {
+        let Some((_, dir)) = task.environment.iter().find(|(name, _)| name == variable) else { continue };
+        let dir = Path::new(dir);
+        if dir.is_absolute() {
+            scratch.extend(names.iter().map(|name| if name.is_empty() { dir.to_owned() } else { dir.join(name) }));
+        }
+    }
+    for configured in &task.settings.scratch {
+        let path = match (configured.strip_prefix("~/"), &task.home) {
+            (Some(rest), Some(home)) => home.join(rest),
+            _ => task.workspace.join(configured),
+        };
+        scratch.push(path);
+    }
+    // A cache reached through a link is where the link leads; and a workspace is never a cache.
+    let mut scratch: Vec<PathBuf> = scratch
+        .into_iter()
+        .map(|path| path.canonicalize().unwrap_or(path))
+        .filter(|path| !task.workspace.starts_with(path))
+        .collect();
+    scratch.sort();
+    scratch.dedup();
+    scratch
+}
+
+/// What happens where.
+pub fn zones(task: &Task, scratch: &[PathBuf]) -> Zones {
+    let mut zones = Zones::new(Zone::Outside);
+    for path in SETTLED {
+        zones.set(path.as_bytes(), Zone::Settled);
+    }
+    for path in UNTRACKED {
+        zones.set(path.as_bytes(), Zone::Scratch);
+    }
+    for path in scratch {
+        zones.set(path.as_os_str().as_bytes(), Zone::Scratch);
+    }
+    zones.set(task.workspace.as_os_str().as_bytes(), Zone::Task);
+    zones
+}
+
+/// Whether observations of an absolute path count: not those of untracked trees and tool caches.
+pub fn is_tracked(zones: &Zones, path: &[u8]) -> bool {
+    zones.of(path) != Zone::Scratch
+}

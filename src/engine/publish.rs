@@ -1,0 +1,226 @@
+//! Publish: what a run left in its view, into the real workspace.
+//!
+//! New files are in place whole or not at all; nothing is removed before everything new is in place. Runs that publish into one workspace
+//! take turns ([`lock`]).
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io;
+
+use anyhow::Context;
+use wink_fs::attr::Time;
+use wink_platform::unix::place::Placer;
+use wink_store::Store;
+use wink_store::Digest;
+
+use super::Engine;
+use super::own::Standing;
+use super::tree::os;
+
+/// One change of the workspace; paths are relative to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Deed {
+    /// Put a file there.
+    File {
+        /// Where.
+        path: Vec<u8>,
+        /// The blob with its bytes.
+        digest: Digest,
+        /// Its size.
+        size: u64,
+        /// Permission bits.
+        mode: u32,
+        /// Modification time.
+        mtime: Time,
+        /// Owner and group.
+        owner: Option<(u32, u32)>,
+    },
+    /// The bytes are there already; set mode and time.
+    Attributes {
+        /// Where.
+        path: Vec<u8>,
+        /// Permission bits, if they change.
+        mode: Option<u32>,
+        /// Modification time.
+        mtime: Time,
+    },
+    /// Only the time changed.
+    Times {
+        /// Where.
+        path: Vec<u8>,
+        /// Modification time.
+        mtime: Time,
+    },
+    /// Put a symbolic link there.
+    Link {
+        /// Where.
+        path: Vec<u8>,
+        /// Its target.
+        target: Vec<u8>,
+        /// Modification time.
+        mtime: Time,
+    },
+    /// Make a directory, or set its mode.
+    Dir {
+        /// Where.
+        path: Vec<u8>,
+        /// Permission bits.
+        mode: u32,
+        /// Owner and group.
+        owner: Option<(u32, u32)>,
+    },
+    /// Remove it.
+    Remove {
+        /// Where.
+        path: Vec<u8>,
+        /// It is a directory.
+        dir: bool,
+    },
+}
+
+impl Deed {
+    fn path(&self) -> &[u8] {
+        match self {
+            Deed::File { path, .. }
+            | Deed::Attributes { path, .. }
+            | Deed::Times { path, .. }
+            | Deed::Link { path, .. }
+            | Deed::Dir { path, .. }
+            | Deed::Remove { path, .. } => path,
+        }
+    }
+}
+
+/// Held while a run publishes into a workspace.
+pub struct PublishLock {
+    _file: File,
+}
+
+/// Waits for the workspace's turn.
+pub fn lock(store: &Store, workspace: &[u8]) -> io::Result<PublishLock> {
+    let dir = store.dir().join("locks");
+    std::fs::create_dir_all(&dir)?;
+    // Lock files are never removed: a removed one could be locked by two at once.
+    let file = File::options().create(true).truncate(false).write(true).open(dir.join(Digest::of(workspace).to_string()))?;
+    file.lock()?;
+    Ok(PublishLock { _file: file })
+}
+
+impl Engine<'_> {
+    /// Carries out the deeds, and removes own outputs of earlier runs that were hidden and not made again.
+    pub fn publish(&self, deeds: &[Deed], hidden: &Standing) -> anyhow::Result<()> {
+        let made: HashSet<&[u8]> = deeds.iter().map(Deed::path).collect();
+        let leftovers: Vec<Deed> = hidden
+            .outputs
+            .iter()
+            .filter(|(path, _)| !made.contains(path.as_slice()))
+            .map(|(path, output)| Deed::Remove {
+                path: path.clone(),
+                dir: matches!(output, wink_store::Output::Dir { .. }),
+            })
+            .collect();
+        if deeds.is_empty() && leftovers.is_empty() {
+            return Ok(());
+        }
+        let root = &self.task.workspace;
+        let placer = Placer::new(root).with_context(|| format!("cannot open the workspace {}", root.display()))?;
+        let mut removals: Vec<&Deed> = deeds.iter().chain(&leftovers).filter(|deed| matches!(deed, Deed::Remove { .. })).collect();
+        // A file that makes way for a directory, or the other way round, must go first; the rest goes last, deepest first.
+        removals.sort_by(|one, other| other.path().cmp(one.path()));
+        let replaced: HashSet<&[u8]> = conflicts(deeds, &placer)?;
+        for deed in removals.iter().filter(|deed| is_within(deed.path(), &replaced)) {
+            self.deed(&placer, deed)?;
+        }
+        for path in &replaced {
+            clear(&placer, path).with_context(|| format!("cannot replace {}", os(path).display()))?;
+        }
+        let (dirs, rest): (Vec<&Deed>, Vec<&Deed>) = deeds
+            .iter()
+            .filter(|deed| !matches!(deed, Deed::Remove { .. }))
+            .partition(|deed| matches!(deed, Deed::Dir { .. }));
+        // Parents sort before what is in them. A directory without write permission gets its mode once it is filled.
+        for deed in &dirs {
+            if let Deed::Dir { path, mode, .. } = deed {
+                placer.make_dir(path, mode | 0o700).with_context(|| format!("cannot make the directory {}", os(path).display()))?;
+            }
+        }
+        for deed in rest {
+            self.deed(&placer, deed)?;
+        }
+        for deed in dirs.iter().rev() {
+            self.deed(&placer, deed)?;
+        }
+        for deed in removals.iter().filter(|deed| !is_within(deed.path(), &replaced)) {
+            self.deed(&placer, deed)?;
+        }
+        Ok(())
+    }
+
+    fn deed(&self, placer: &Placer, deed: &Deed) -> anyhow::Result<()> {
+        let own_ids = wink_platform::unix::identity::effective_ids();
+        let foreign = |owner: Option<(u32, u32)>| owner.filter(|owner| own_ids.0 == 0 && *owner != own_ids);
+        match deed {
+            Deed::File { path, digest, size, mode, mtime, owner } => {
+                let blob = self.store.open_blob_sized(digest, *size)?;
+                placer.place_file(path, &blob, *mode, *mtime, foreign(*owner)).map(drop)
+            }
+            Deed::Attributes { path, mode, mtime } => {
+                mode.map_or(Ok(()), |mode| placer.set_mode(path, mode)).and_then(|()| placer.set_times(path, *mtime))
+            }
+            Deed::Times { path, mtime } => placer.set_times(path, *mtime),
+            Deed::Link { path, target, mtime } => placer.place_link(path, target, *mtime),
+            Deed::Dir { path, mode, owner } => match foreign(*owner) {
+                Some((uid, gid)) => placer.set_owner(path, uid, gid).and_then(|()| placer.set_mode(path, *mode)),
+                None => placer.set_mode(path, *mode),
+            },
+            Deed::Remove { path, dir: true } => match placer.remove_dir(path) {
+                // Somebody put something there that the run never saw: it stays.
+                Ok(_) => Ok(()),
+                Err(error) => gone(error),
+            },
+            Deed::Remove { path, dir: false } => placer.remove_file(path).or_else(gone),
+        }
+        .with_context(|| format!("cannot write {}", os(deed.path()).display()))
+    }
+}
+
+/// Paths at which a directory must make way for something else or the other way round.
+fn conflicts<'d>(deeds: &'d [Deed], placer: &Placer) -> io::Result<HashSet<&'d [u8]>> {
+    let mut conflicts = HashSet::new();
+    for deed in deeds {
+        let wants_dir = match deed {
+            Deed::Dir { .. } => true,
+            Deed::File { .. } | Deed::Link { .. } => false,
+            _ => continue,
+        };
+        if let Some(attr) = placer.stat(deed.path())? {
+            if (attr.kind == wink_fs::attr::Kind::Dir) != wants_dir {
+                conflicts.insert(deed.path());
+            }
+        }
+    }
+    Ok(conflicts)
+}
+
+fn is_within(path: &[u8], roots: &HashSet<&[u8]>) -> bool {
+    let parts = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| &path[..at]);
+    parts.chain([path]).any(|prefix| roots.contains(prefix))
+}
+
+fn clear(placer: &Placer, path: &[u8]) -> io::Result<()> {
+    match placer.stat(path)? {
+        None => Ok(()),
+        Some(attr) if attr.kind == wink_fs::attr::Kind::Dir => {
+            if placer.remove_dir(path)? {
+                Ok(())
+            } else {
+                Err(io::Error::new(io::ErrorKind::DirectoryNotEmpty, "somebody else's files are in it"))
+            }
+        }
+        Some(_) => placer.remove_file(path),
+    }
+}
+
+fn gone(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}

@@ -1,0 +1,256 @@
+//! Restore: a record's outputs into the workspace, and its printed output to the terminal.
+//!
+//! A file that already holds the right bytes is left alone, time and all. The others get times that are newer than every input,
+//! keep their order, and are not in the future, so that programs that decide by times find everything up to date.
+//! Every blob that is needed is checked before the first file is touched: a damaged one turns the hit into a miss.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+
+use anyhow::Context;
+use wink_fs::attr::{Attr, Kind, Time};
+use wink_fs::zone::join;
+use wink_platform::unix::place::{Placed, Placer};
+use wink_store::StoreError;
+use wink_store::{Entry, Manifest, Output};
+use wink_store::{Captured, RecordHead, Stream};
+
+use super::Engine;
+use super::own::Standing;
+use super::tree::{Tree, os};
+use crate::report::RestoredAs;
+
+/// Threads that place files: the disk and the kernel do most of the work.
+const THREADS_MAX: usize = 8;
+/// Files per thread below which starting one costs more than it brings.
+const FILES_PER_THREAD: usize = 32;
+
+/// What restoring takes, decided before anything is touched.
+pub struct Plan {
+    manifest: Manifest,
+    times: Vec<u64>,
+    /// Entries that must be placed, by index.
+    place: Vec<usize>,
+    /// Paths that must go, deepest first, and whether each is a directory.
+    remove: Vec<(Vec<u8>, bool)>,
+}
+
+/// Why there is no plan.
+pub enum NoPlan {
+    /// Something stored is damaged: a miss.
+    Damage(StoreError),
+    /// Something else failed.
+    Failed(anyhow::Error),
+}
+
+impl From<StoreError> for NoPlan {
+    fn from(error: StoreError) -> NoPlan {
+        if error.is_damage() { NoPlan::Damage(error) } else { NoPlan::Failed(error.into()) }
+    }
+}
+
+impl From<io::Error> for NoPlan {
+    fn from(error: io::Error) -> NoPlan {
+        NoPlan::Failed(error.into())
+    }
+}
+
+impl Engine<'_> {
+    /// Decides what a hit has to do, and checks every blob it needs.
+    pub fn plan_restore(&self, head: &RecordHead, tree: &mut Tree<'_>, standing: &Standing) -> Result<Plan, NoPlan> {
+        let manifest = self.store.manifest(&head.manifest)?;
+        let times = self.store.times(&head.id)?;
+        let mut plan = Plan { manifest, times, place: Vec::new(), remove: Vec::new() };
+        let mut kept = BTreeSet::new();
+        for (index, entry) in plan.manifest.entries.iter().enumerate() {
+            let absolute = join(self.workspace(), &entry.path);
+            let attr = tree.attr(&absolute)?;
+            if entry.output == Output::Removed {
+                if let Some(attr) = attr {
+                    plan.remove.push((entry.path.clone(), attr.kind == Kind::Dir));
+                }
+                continue;
+            }
+            kept.insert(entry.path.as_slice());
+            if !stands(entry, &absolute, attr.as_ref(), tree)? {
+                if let Output::File { digest, size, .. } = &entry.output {
+                    self.check_blob(digest, *size, tree)?;
+                }
+                plan.place.push(index);
+            }
+        }
+        for (path, output) in &standing.outputs {
+            if !kept.contains(path.as_slice()) && self.task.settings.own != crate::config::Own::Observe {
+                plan.remove.push((path.clone(), matches!(output, Output::Dir { .. })));
+            }
+        }
+        plan.remove.sort_by(|one, other| other.cmp(one));
+        plan.remove.dedup();
+        Ok(plan)
+    }
+
+    /// Whether the blob holds what its name says. Its digest is known from the last time unless its stamp changed.
+    fn check_blob(&self, digest: &wink_store::Digest, size: u64, tree: &mut Tree<'_>) -> Result<(), StoreError> {
+        drop(self.store.open_blob_sized(digest, size)?);
+        if self.task.settings.verify_integrity {
+            return self.store.verify_blob(digest).inspect_err(|_| drop(self.store.quarantine(digest)));
+        }
+        let path = self.store.blob_path(digest);
+        let path = path.as_os_str().as_bytes();
+        let sound = match tree.attr(path) {
+            Ok(Some(attr)) => tree.digest(path, &attr).is_ok_and(|found| found == *digest),
+            _ => false,
+        };
+        if sound {
+            return Ok(());
+        }
+        // Says which kind of damage it is.
+        let checked = self.store.verify_blob(digest);
+        if checked.is_err() {
+            let _ = self.store.quarantine(digest);
+        }
+        checked
+    }
+
+    /// Carries the plan out.
+    pub fn restore(&self, plan: &Plan, newest_input: Time) -> anyhow::Result<RestoredAs> {
+        if plan.place.is_empty() && plan.remove.is_empty() {
+            return Ok(RestoredAs::None);
+        }
+        let root = &self.task.workspace;
+        let placer = Placer::new(root).with_context(|| format!("cannot open the workspace {}", root.display()))?;
+        for (path, is_dir) in &plan.remove {
+            let removed = if *is_dir { placer.remove_dir(path).map(drop) } else { placer.remove_file(path) };
+            removed.or_else(gone).with_context(|| format!("cannot remove {}", os(path).display()))?;
+        }
+        let entries = &plan.manifest.entries;
+        let (dirs, files): (Vec<usize>, Vec<usize>) =
+            plan.place.iter().copied().partition(|index| matches!(entries[*index].output, Output::Dir { .. }));
+        for index in dirs {
+            if let Output::Dir { mode } = entries[index].output {
+                let path = &entries[index].path;
+                placer.make_dir(path, mode).with_context(|| format!("cannot make the directory {}", os(path).display()))?;
+            }
+        }
+        let times = spread(plan, &files, newest_input);
+        let place = |index: &usize| -> anyhow::Result<Option<Placed>> {
+            let entry = &entries[*index];
+            let mtime = times.get(index).copied().unwrap_or_else(Time::now);
+            self.place(&placer, entry, mtime).with_context(|| format!("cannot write {}", os(&entry.path).display()))
+        };
+        let placed = in_parallel(&files, &place)?;
+        Ok(match placed {
+            (0, 0) => RestoredAs::None,
+            (_, 0) => RestoredAs::Reflinks,
+            _ => RestoredAs::Copies,
+        })
+    }
+
+    fn place(&self, placer: &Placer, entry: &Entry, mtime: Time) -> anyhow::Result<Option<Placed>> {
+        match &entry.output {
+            Output::File { digest, size, mode } => {
+                let blob: File = self.store.open_blob_sized(digest, *size)?;
+                Ok(Some(placer.place_file(&entry.path, &blob, *mode, mtime, None)?))
+            }
+            Output::Link { target } => {
+                placer.place_link(&entry.path, target, mtime)?;
+                Ok(None)
+            }
+            Output::Dir { .. } | Output::Removed => Ok(None),
+        }
+    }
+}
+
+impl Plan {
+    /// How many outputs the record has, removals not counted.
+    pub fn outputs(&self) -> u64 {
+        self.manifest.entries.iter().filter(|entry| entry.output != Output::Removed).count() as u64
+    }
+}
+
+/// Whether the path already is as the entry says.
+fn stands(entry: &Entry, absolute: &[u8], attr: Option<&Attr>, tree: &mut Tree<'_>) -> io::Result<bool> {
+    let Some(attr) = attr else { return Ok(false) };
+    Ok(match &entry.output {
+        Output::File { digest, size, mode } => {
+            attr.kind == Kind::File && (attr.size, attr.mode) == (*size, *mode) && tree.digest(absolute, attr)? == *digest
+        }
+        Output::Link { target } => {
+            attr.kind == Kind::Link && std::fs::read_link(os(absolute))?.as_os_str().as_bytes() == target
+        }
+        Output::Dir { mode } => attr.kind == Kind::Dir && attr.mode == *mode,
+        Output::Removed => false,
+    })
+}
+
+/// Modification times for the placed files: in the order of the record, all after `newest_input` if the clock allows, none after now.
+fn spread(plan: &Plan, files: &[usize], newest_input: Time) -> BTreeMap<usize, Time> {
+    let mut order = files.to_vec();
+    order.sort_by_key(|index| plan.times.get(*index).copied().unwrap_or(u64::MAX));
+    let now = Time::now();
+    let ranks: BTreeSet<u64> = order.iter().map(|index| plan.times.get(*index).copied().unwrap_or(u64::MAX)).collect();
+    let ranks: BTreeMap<u64, i64> = ranks.into_iter().zip(1..).collect();
+    // One microsecond apart (some file systems count no finer), closer if the newest input leaves less room.
+    let room = (now.0 - newest_input.0).max(0);
+    let step = (room / (ranks.len() as i64 + 1)).clamp(1, 1_000);
+    let first = now.0 - step * ranks.len() as i64;
+    order
+        .into_iter()
+        .map(|index| {
+            let rank = ranks.get(&plan.times.get(index).copied().unwrap_or(u64::MAX)).copied().unwrap_or(1);
+            (index, Time((first + step * rank).min(now.0)))
+        })
+        .collect()
+}
+
+/// Runs `work` over all items on a few threads; returns how many were reflinked and how many copied.
+fn in_parallel(
+    items: &[usize],
+    work: &(impl Fn(&usize) -> anyhow::Result<Option<Placed>> + Sync),
+) -> anyhow::Result<(usize, usize)> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = (items.len() / FILES_PER_THREAD).clamp(1, cores.min(THREADS_MAX));
+    let run = |items: &[usize]| -> anyhow::Result<(usize, usize)> {
+        let mut counts = (0, 0);
+        for item in items {
+            match work(item)? {
+                Some(Placed::Reflink) => counts.0 += 1,
+                Some(Placed::Copy) => counts.1 += 1,
+                None => {}
+            }
+        }
+        Ok(counts)
+    };
+    if threads == 1 {
+        return run(items);
+    }
+    std::thread::scope(|scope| {
+        let parts: Vec<_> = items.chunks(items.len().div_ceil(threads)).map(|part| scope.spawn(move || run(part))).collect();
+        let mut total = (0, 0);
+        for part in parts {
+            let (reflinked, copied) = part.join().map_err(|_| anyhow::anyhow!("a thread that placed files stopped"))??;
+            total = (total.0 + reflinked, total.1 + copied);
+        }
+        Ok(total)
+    })
+}
+
+fn gone(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}
+
+/// Prints captured output again, each piece to its stream, in order. A reader that has gone away is not our failure.
+pub fn replay(captured: &Captured) {
+    let (mut stdout, mut stderr) = (io::stdout().lock(), io::stderr().lock());
+    for (stream, bytes) in &captured.pieces {
+        let written = match stream {
+            Stream::Stdout => stdout.write_all(bytes).and_then(|()| stdout.flush()),
+            Stream::Stderr => stderr.write_all(bytes),
+        };
+        if written.is_err() {
+            return;
+        }
+    }
+}

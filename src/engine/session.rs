@@ -1,0 +1,144 @@
+//! One run of the command in its view.
+//!
+//! The child process enters its namespaces and mounts the view; this process serves it from then on, on threads of its own. When
+//! the command has ended the view is asked to write back what programs changed through mapped memory, and whether it is still the
+//! view: if the mount died meanwhile, what was seen is not all that happened.
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use wink_fs::attr::Time;
+use wink_fs::observe::Observed;
+use wink_fs::view::{Checks, Setup, View};
+use wink_fs::zone::{Zone, Zones};
+use wink_platform::unix::backing::RealBacking;
+use wink_platform::unix::enter::{self, Door};
+use wink_platform::unix::fuse::{Serving, serve};
+use wink_platform::unix::identity;
+use wink_platform::unix::task::{self, Finished, Spawn};
+use wink_store::Staging;
+
+use super::Engine;
+use super::places::{UNTRACKED, scratch, zones};
+use crate::config::Scope;
+
+/// How long the child may take to mount the view; it takes about a millisecond.
+const MOUNT_TIMEOUT: Duration = Duration::from_secs(20);
+/// Threads that answer requests: a second one, so that a long copy does not hold up everything else.
+const THREADS: usize = 2;
+/// Descriptors left for everything but files of the view.
+const DESCRIPTORS_SPARED: u64 = 256;
+
+/// The view type of a run.
+pub type TaskView = Observed<View<RealBacking>>;
+
+/// A run that took place.
+pub struct Ran {
+    /// How it ended and what it printed.
+    pub finished: Finished,
+    /// The view, still there.
+    pub view: Arc<TaskView>,
+    /// What happens where.
+    pub zones: Zones,
+    /// Why what was seen may not be all.
+    pub doubt: Option<String>,
+    /// Keeps the view served; to be held as long as any process of the task lives.
+    pub serving: Option<Serving>,
+    /// Holds the staged files.
+    pub staging: Staging,
+}
+
+/// What became of a run.
+pub enum Outcome {
+    /// The command ran in its view.
+    Ran(Box<Ran>),
+    /// There is no view to be had, for this reason; nothing was run.
+    NoView(String),
+}
+
+impl Engine<'_> {
+    /// Runs the command in a view that hides `hidden` and makes `newer` look as new as that.
+    pub fn run_in_view(
+        &self,
+        hidden: HashSet<Vec<u8>>,
+        newer: HashMap<Vec<u8>, Time>,
+        spawn: Spawn<'_>,
+    ) -> anyhow::Result<Outcome> {
+        let staging = self.store.staging().context("cannot make a staging directory in the cache")?;
+        let (mountpoint, files) = (staging.path().join("view"), staging.path().join("files"));
+        std::fs::create_dir(&mountpoint).context("cannot make a mount point in the cache")?;
+        std::fs::create_dir(&files).context("cannot make a staging directory in the cache")?;
+        let scratch = scratch(self.task, self.store.dir());
+        let descriptors = wink_platform::unix::raise_descriptor_limit();
+        let (top, zones, scope) = match self.task.settings.scope {
+            Scope::System => (PathBuf::from("/"), zones(self.task, &scratch), self.system_scope(&scratch)),
+            Scope::Workspace => {
+                let mut zones = Zones::new(Zone::Task);
+                zones.set(self.workspace(), Zone::Task);
+                let scope = enter::Scope::Workspace(self.task.workspace.clone());
+                (self.task.workspace.clone(), zones, scope)
+            }
+        };
+        let ids = identity::effective_ids();
+        let privileged = ids.0 == 0;
+        let backing = RealBacking::new(&top, Some(&files)).context("cannot open the file tree")?;
+        let setup = Setup {
+            top: top.as_os_str().as_bytes().to_vec(),
+            zones: zones.clone(),
+            hidden,
+            newer,
+            made_up: Vec::new(),
+            checks: if privileged { Checks::Kernel } else { Checks::View },
+            shown_as_own_group: if privileged { Vec::new() } else { identity::supplementary_groups() },
+            idle_files_max: usize::try_from(descriptors.saturating_sub(DESCRIPTORS_SPARED) / 2).unwrap_or(0),
+        };
+        let view = View::new(backing, setup, ids).map_err(|status| anyhow!("cannot set up the view: {status}"))?;
+        let view = Arc::new(Observed::new(view));
+        let options = if privileged { "default_permissions" } else { "" };
+        let entrance = enter::View { mountpoint, scope, cwd: self.task.cwd.clone(), options: options.to_owned() };
+        let (inside, door) = match enter::prepare(&entrance) {
+            Ok(sides) => sides,
+            Err(error) => return Ok(Outcome::NoView(format!("the view cannot be prepared: {error}"))),
+        };
+        let server = std::thread::spawn({
+            let view = view.clone();
+            move || welcome(view, door)
+        });
+        let finished = task::run(Spawn { inside: Some(inside), ..spawn }, |_| ());
+        let welcomed = server.join().map_err(|_| anyhow!("the thread that serves the view stopped"))?;
+        let (serving, root) = match welcomed {
+            Ok(welcomed) => welcomed,
+            Err(reason) => return Ok(Outcome::NoView(reason)),
+        };
+        let finished = finished.context("cannot start the command")?;
+        let doubt = match identity::write_back(&root) {
+            Ok(()) => None,
+            Err(error) => Some(format!("the view in which the command ran went away: {error}")),
+        };
+        drop(root);
+        Ok(Outcome::Ran(Box::new(Ran { finished, view, zones, doubt, serving: Some(serving), staging })))
+    }
+
+    fn system_scope(&self, scratch: &[PathBuf]) -> enter::Scope {
+        let untracked = |path: &Path| UNTRACKED.iter().any(|tree| path.starts_with(tree));
+        let mut bind: Vec<PathBuf> = UNTRACKED.iter().map(PathBuf::from).collect();
+        let inner = |path: &&PathBuf| path.starts_with(&self.task.workspace);
+        // What lies in an untracked tree comes along with it.
+        bind.extend(scratch.iter().filter(|path| path.is_dir() && !untracked(path) && !inner(path)).cloned());
+        let from_view = if untracked(&self.task.workspace) { vec![self.task.workspace.clone()] } else { Vec::new() };
+        enter::Scope::System { bind, from_view }
+    }
+}
+
+/// Serves the view that the child mounts, and returns its root when the child is inside.
+fn welcome(view: Arc<TaskView>, door: Door) -> Result<(Serving, OwnedFd), String> {
+    let device = door.receive(MOUNT_TIMEOUT).map_err(|error| error.to_string())?;
+    let serving = serve(view.clone(), device, THREADS).map_err(|error| format!("the view cannot be served: {error}"))?;
+    let root = door.entered().map_err(|error| error.to_string())?;
+    Ok((serving, root))
+}

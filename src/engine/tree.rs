@@ -1,0 +1,270 @@
+//! What the real tree holds now: each path examined at most once, contents by digest through the persistent digest cache.
+//!
+//! A cached digest counts only if the file's stamp (device, inode, size, mtime, ctime) is the same and the file had been at rest for
+//! [`REST`] when it was hashed: a file that changes again within one tick of its clock keeps its stamp.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+use memchr::memmem::Finder;
+use wink_fs::attr::{Attr, Kind, Time};
+use wink_store::Store;
+use wink_store::Digest;
+use wink_store::FileStamp;
+use wink_store::{Observation, OpaqueKind, listing_digest};
+
+use crate::roots::Roots;
+
+/// File systems stamp files with the time of the last timer tick: at most 10 ms old (`CONFIG_HZ=100`), doubled to be safe.
+const REST: i64 = 20_000_000;
+/// Read size when hashing: large enough for BLAKE3's widest vectors, small enough for the cache.
+const CHUNK: usize = 256 * 1024;
+
+/// See the module.
+pub struct Tree<'s> {
+    store: &'s Store,
+    attrs: HashMap<Vec<u8>, Option<Attr>>,
+    digests: HashMap<Vec<u8>, Digest>,
+    learned: Vec<(FileStamp, Digest, i64)>,
+}
+
+impl<'s> Tree<'s> {
+    /// Nothing examined yet.
+    pub fn new(store: &'s Store) -> Tree<'s> {
+        Tree { store, attrs: HashMap::new(), digests: HashMap::new(), learned: Vec::new() }
+    }
+
+    /// Attributes of a path, a symbolic link's own; `None` if nothing is there.
+    pub fn attr(&mut self, path: &[u8]) -> io::Result<Option<Attr>> {
+        if let Some(known) = self.attrs.get(path) {
+            return Ok(*known);
+        }
+        let attr = look(path)?;
+        self.attrs.insert(path.to_vec(), attr);
+        Ok(attr)
+    }
+
+    /// The digest of a regular file.
+    pub fn digest(&mut self, path: &[u8], attr: &Attr) -> io::Result<Digest> {
+        if let Some(known) = self.digests.get(path) {
+            return Ok(*known);
+        }
+        let stamp = stamp(attr);
+        let cached = self.store.digests_get(&[stamp.id()]).ok().and_then(|mut found| found.pop().flatten());
+        let digest = match cached {
+            Some(cached) if cached.stamp == stamp && cached.hashed_at_ns - stamp.ctime_ns > REST => cached.digest,
+            _ => {
+                let began = Time::now().0;
+                let digest = hash(&mut File::open(os(path))?, &[])?.digest;
+                self.learned.push((stamp, digest, began));
+                digest
+            }
+        };
+        self.digests.insert(path.to_vec(), digest);
+        Ok(digest)
+    }
+
+    /// Remembers the digest of a file that wink itself has just written.
+    pub fn learn(&mut self, attr: &Attr, digest: Digest) {
+        self.learned.push((stamp(attr), digest, Time::now().0));
+    }
+
+    /// The fact about a path, with the names in `hides` left out of a listing.
+    pub fn fact(&mut self, path: &[u8], listing: bool, roots: &Roots, hides: impl Fn(&[u8]) -> bool) -> io::Result<Observation> {
+        let Some(attr) = self.attr(path)? else { return Ok(Observation::Absent) };
+        Ok(match attr.kind {
+            Kind::Dir if listing => {
+                let mut names = list(path)?;
+                names.retain(|(name, _)| !hides(&wink_fs::zone::join(path, name)));
+                Observation::Listing { digest: digest_of_names(names) }
+            }
+            Kind::Dir => Observation::Dir,
+            Kind::File => match self.digest(path, &attr) {
+                Ok(digest) => Observation::File { digest, mode: attr.mode },
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    Observation::Opaque { kind: OpaqueKind::Unreadable, mode: attr.mode }
+                }
+                Err(error) => return Err(error),
+            },
+            Kind::Link => {
+                let target = std::fs::read_link(os(path))?;
+                Observation::Link { target: roots.substitute(target.as_os_str().as_bytes()) }
+            }
+            Kind::Pipe => Observation::Opaque { kind: OpaqueKind::Pipe, mode: attr.mode },
+            Kind::Socket => Observation::Opaque { kind: OpaqueKind::Socket, mode: attr.mode },
+            Kind::CharDevice | Kind::BlockDevice => Observation::Opaque { kind: OpaqueKind::Device, mode: attr.mode },
+        })
+    }
+
+    /// The newest modification time among the examined files that `counts`.
+    pub fn newest(&self, counts: impl Fn(&[u8]) -> bool) -> Option<Time> {
+        let files = self.attrs.iter().filter_map(|(path, attr)| Some((path, attr.as_ref()?)));
+        files.filter(|(path, attr)| attr.kind == Kind::File && counts(path)).map(|(_, attr)| attr.mtime).max()
+    }
+
+    /// Forgets everything that was examined, but not what was learned: for looking again after a command ran.
+    pub fn start_over(&mut self) {
+        self.attrs.clear();
+        self.digests.clear();
+    }
+
+    /// Keeps the digests computed so far for later runs. Losing them costs time, nothing else.
+    pub fn save(&mut self) {
+        if !self.learned.is_empty() {
+            let _ = self.store.digests_put(&self.learned);
+            self.learned.clear();
+        }
+    }
+}
+
+impl Drop for Tree<'_> {
+    fn drop(&mut self) {
+        self.save();
+    }
+}
+
+/// A path as the standard library wants it.
+pub fn os(path: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(path))
+}
+
+fn stamp(attr: &Attr) -> FileStamp {
+    FileStamp { dev: attr.dev, ino: attr.ino, size: attr.size, mtime_ns: attr.mtime.0, ctime_ns: attr.ctime.0 }
+}
+
+/// Attributes of a path now.
+pub fn look(path: &[u8]) -> io::Result<Option<Attr>> {
+    match std::fs::symlink_metadata(os(path)) {
+        Ok(data) => Ok(Some(attr_of(&data))),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        // The command could not look there either: for it nothing was there that it could have used. It is told apart from
+        // "absent" where it matters: a directory on the way is a fact of its own.
+        Err(error) => Err(error),
+    }
+}
+
+fn attr_of(data: &std::fs::Metadata) -> Attr {
+    let time = |seconds: i64, nanos: i64| Time(seconds.saturating_mul(1_000_000_000).saturating_add(nanos));
+    Attr {
+        kind: kind_of(data.file_type()),
+        dev: data.dev(),
+        ino: data.ino(),
+        size: data.size(),
+        blocks: data.blocks(),
+        mode: data.mode() & 0o7777,
+        nlink: data.nlink() as u32,
+        uid: data.uid(),
+        gid: data.gid(),
+        rdev: data.rdev(),
+        atime: time(data.atime(), data.atime_nsec()),
+        mtime: time(data.mtime(), data.mtime_nsec()),
+        ctime: time(data.ctime(), data.ctime_nsec()),
+    }
+}
+
+fn kind_of(kind: std::fs::FileType) -> Kind {
+    if kind.is_dir() {
+        Kind::Dir
+    } else if kind.is_symlink() {
+        Kind::Link
+    } else if kind.is_fifo() {
+        Kind::Pipe
+    } else if kind.is_socket() {
+        Kind::Socket
+    } else if kind.is_char_device() {
+        Kind::CharDevice
+    } else if kind.is_block_device() {
+        Kind::BlockDevice
+    } else {
+        Kind::File
+    }
+}
+
+/// Names and kinds of a directory, unsorted.
+pub fn list(path: &[u8]) -> io::Result<Vec<(Vec<u8>, Kind)>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(os(path))? {
+        let entry = entry?;
+        names.push((entry.file_name().as_bytes().to_vec(), kind_of(entry.file_type()?)));
+    }
+    Ok(names)
+}
+
+/// The digest of a listing.
+pub fn digest_of_names(names: Vec<(Vec<u8>, Kind)>) -> Digest {
+    let letter = |kind| match kind {
+        Kind::File => b'f',
+        Kind::Dir => b'd',
+        Kind::Link => b'l',
+        _ => b'o',
+    };
+    let mut entries: Vec<(Vec<u8>, u8)> = names.into_iter().map(|(name, kind)| (name, letter(kind))).collect();
+    listing_digest(&mut entries)
+}
+
+/// What hashing a file told.
+pub struct Hashed {
+    /// The digest of its bytes.
+    pub digest: Digest,
+    /// For each needle, whether it occurs in the bytes.
+    pub found: Vec<bool>,
+}
+
+/// Hashes all of `file` and looks for `needles` in the same pass.
+pub fn hash(file: &mut impl Read, needles: &[&[u8]]) -> io::Result<Hashed> {
+    let finders: Vec<Finder<'_>> = needles.iter().map(Finder::new).collect();
+    let overlap = needles.iter().map(|needle| needle.len().saturating_sub(1)).max().unwrap_or(0);
+    let mut found = vec![false; needles.len()];
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; CHUNK + overlap];
+    let mut kept = 0;
+    loop {
+        let count = match file.read(&mut buffer[kept..]) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        hasher.update(&buffer[kept..kept + count]);
+        let filled = kept + count;
+        for (found, finder) in found.iter_mut().zip(&finders) {
+            *found = *found || finder.find(&buffer[..filled]).is_some();
+        }
+        // A needle may lie across two reads: its possible beginning is kept.
+        kept = overlap.min(filled);
+        buffer.copy_within(filled - kept..filled, 0);
+    }
+    Ok(Hashed { digest: hasher.finalize().into(), found })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Hands out a few bytes per read.
+    struct Trickle<'a>(&'a [u8], usize);
+
+    impl Read for Trickle<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let count = self.1.min(self.0.len()).min(buffer.len());
+            buffer[..count].copy_from_slice(&self.0[..count]);
+            self.0 = &self.0[count..];
+            Ok(count)
+        }
+    }
+
+    #[test]
+    fn needles_are_found_across_reads() {
+        let bytes = b"....../work/clone/src.....";
+        for step in 1..bytes.len() {
+            let hashed = hash(&mut Trickle(bytes, step), &[b"/work/clone", b"/home/u"]).unwrap();
+            assert_eq!(hashed.found, [true, false], "step {step}");
+            assert_eq!(hashed.digest, Digest::of(bytes), "step {step}");
+        }
+    }
+}

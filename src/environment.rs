@@ -1,0 +1,231 @@
+//! Which variables reach the command, and which are in the key.
+//!
+//! A variable that the command can see is in the key. The exceptions: the published list below, what the user passes
+//! (`env.pass`, `--pass-env`), and `WINK_*`, which configure wink itself. Nobody can watch a program read its environment, so the
+//! list is short: only what changes from terminal to terminal and what builds do not put into their output. A test keeps
+//! `docs/ENVIRONMENT.md` equal to it.
+
+use std::ffi::{OsStr, OsString};
+
+use crate::config::pattern::matches;
+use crate::config::{EnvMode, EnvSettings};
+
+/// Variables that are ignored together, and why.
+#[derive(Debug)]
+pub struct Group {
+    /// Why their values do not decide.
+    pub reason: &'static str,
+    /// Globs over names.
+    pub names: &'static [&'static str],
+}
+
+/// The volatile variables: handed to the command, not in the key.
+pub const VOLATILE: &[Group] = &[
+    Group { reason: "the connection one is logged in by", names: &["SSH_*"] },
+    Group {
+        reason: "the terminal: whether output goes to one is in the key",
+        names: &["TERM*", "COLORTERM", "COLORFGBG", "COLUMNS", "LINES", "WINDOWID", "GPG_*TTY*"],
+    },
+    Group { reason: "terminal multiplexers", names: &["TMUX*", "STY", "ZELLIJ*"] },
+    Group {
+        reason: "which terminal emulator or editor terminal it is",
+        names: &[
+            "ALACRITTY_*",
+            "GHOSTTY_*",
+            "GNOME_TERMINAL_*",
+            "ITERM_*",
+            "KITTY_*",
+            "KONSOLE_*",
+            "LC_TERMINAL",
+            "LC_TERMINAL_VERSION",
+            "TILIX_ID",
+            "VSCODE_GIT_*",
+            "VSCODE_INJECTION",
+            "VSCODE_IPC_*",
+            "VTE_VERSION",
+            "WEZTERM_*",
+            "WT_PROFILE_ID",
+            "WT_SESSION",
+            "XTERM_*",
+        ],
+    },
+    Group { reason: "the shell's own state; the directory is in the key", names: &["PWD", "OLDPWD", "SHLVL", "_"] },
+    Group {
+        reason: "the interactive shell's prompt and history",
+        names: &[
+            "PS1",
+            "PS2",
+            "PROMPT_COMMAND",
+            "HISTFILE",
+            "HISTSIZE",
+            "HISTFILESIZE",
+            "HISTCONTROL",
+            "SHELL_SESSION_ID",
+        ],
+    },
+    Group {
+        reason: "the desktop session",
+        names: &[
+            "DISPLAY",
+            "WAYLAND_DISPLAY",
+            "XAUTHORITY",
+            "XDG_SESSION_*",
+            "XDG_RUNTIME_DIR",
+            "XDG_SEAT",
+            "XDG_VTNR",
+            "XDG_ACTIVATION_TOKEN",
+            "DBUS_SESSION_BUS_ADDRESS",
+            "DESKTOP_STARTUP_ID",
+            "SESSION_MANAGER",
+            "WINDOWPATH",
+        ],
+    },
+    Group {
+        reason: "what systemd tells a service about this one start",
+        names: &["INVOCATION_ID", "JOURNAL_STREAM", "SYSTEMD_EXEC_PID", "MANAGERPID", "MEMORY_PRESSURE_*"],
+    },
+];
+
+/// What reaches the command with `env.mode = "strict"`, besides what is named.
+pub const STRICT_BASE: &[&str] =
+    &["HOME", "USER", "LOGNAME", "PATH", "SHELL", "LANG", "LANGUAGE", "LC_*", "TZ", "TMPDIR", "TERM", "PWD"];
+
+/// wink's own variables.
+const OURS: &str = "WINK_*";
+
+/// The two environments of a task.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Environments {
+    /// What the command gets, in the order of the caller.
+    pub task: Vec<(OsString, OsString)>,
+    /// What is in the key, sorted by name.
+    pub key: Vec<(OsString, OsString)>,
+}
+
+/// Divides the caller's variables.
+pub fn divide(variables: impl IntoIterator<Item = (OsString, OsString)>, settings: &EnvSettings) -> Environments {
+    let mut out = Environments::default();
+    for (name, value) in variables {
+        let ours = is_any(&name, &[OURS]);
+        let included = is_any(&name, &settings.include);
+        let passed = is_any(&name, &settings.pass);
+        // wink's own variables reach the command in any case: it may call wink.
+        if settings.mode == EnvMode::Strict && !(ours || included || passed || is_any(&name, STRICT_BASE)) {
+            continue;
+        }
+        if !ours && (included || !(passed || is_volatile(&name))) {
+            out.key.push((name.clone(), value.clone()));
+        }
+        out.task.push((name, value));
+    }
+    out.key.sort();
+    out
+}
+
+/// Whether a variable is on the published list.
+pub fn is_volatile(name: &OsStr) -> bool {
+    VOLATILE.iter().any(|group| is_any(name, group.names))
+}
+
+fn is_any<P: AsRef<str>>(name: &OsStr, patterns: &[P]) -> bool {
+    patterns.iter().any(|pattern| matches(pattern.as_ref().as_bytes(), name.as_encoded_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(list: &[(OsString, OsString)]) -> Vec<&str> {
+        list.iter().map(|(name, _)| name.to_str().unwrap()).collect()
+    }
+
+    fn split(list: &[&str], settings: &EnvSettings) -> Environments {
+        divide(list.iter().map(|name| (OsString::from(name), OsString::from("value"))), settings)
+    }
+
+    fn owned(list: &[&str]) -> Vec<String> {
+        list.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn loose_passes_all_and_leaves_volatile_out_of_the_key() {
+        let all = ["USER", "SSH_TTY", "GPG_TTY", "_", "PS1", "WINK_SCOPE", "CC", "MEMORY_PRESSURE_WATCH", "TERM"];
+        let both = split(&all, &EnvSettings::default());
+        assert_eq!(names(&both.task), all);
+        assert_eq!(names(&both.key), ["CC", "USER"]);
+    }
+
+    #[test]
+    fn pass_and_include() {
+        let settings = EnvSettings {
+            pass: owned(&["CC", "X_*"]),
+            include: owned(&["TERM", "WINK_SCOPE", "X_1"]),
+            ..EnvSettings::default()
+        };
+        let both = split(&["TERM", "CC", "WINK_SCOPE", "X_1", "X_2", "A"], &settings);
+        assert_eq!(names(&both.task).len(), 6);
+        assert_eq!(names(&both.key), ["A", "TERM", "X_1"]);
+    }
+
+    #[test]
+    fn strict_strips() {
+        let settings = EnvSettings { mode: EnvMode::Strict, pass: owned(&["TOKEN"]), include: owned(&["NODE_*"]) };
+        let both = split(&["PATH", "LC_ALL", "TOKEN", "NODE_ENV", "CC", "SSH_TTY", "WINK_OWN", "TERM"], &settings);
+        assert_eq!(names(&both.task), ["PATH", "LC_ALL", "TOKEN", "NODE_ENV", "WINK_OWN", "TERM"]);
+        assert_eq!(names(&both.key), ["LC_ALL", "NODE_ENV", "PATH"]);
+    }
+
+    #[test]
+    fn nothing_that_builds_embed_is_volatile() {
+        for name in [
+            "USER",
+            "LOGNAME",
+            "HOME",
+            "HOSTNAME",
+            "CI",
+            "GITHUB_SHA",
+            "GITHUB_ACTIONS",
+            "BUILD_NUMBER",
+            "PATH",
+            "LANG",
+            "LC_ALL",
+            "TZ",
+            "SOURCE_DATE_EPOCH",
+            "NODE_ENV",
+            "NO_COLOR",
+            "FORCE_COLOR",
+            "CC",
+            "CFLAGS",
+            "MAKEFLAGS",
+            "RUSTFLAGS",
+            "XDG_CACHE_HOME",
+            "XDG_DATA_DIRS",
+            "TMPDIR",
+            "EDITOR",
+            "PS4",
+        ] {
+            assert!(!is_volatile(OsStr::new(name)), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_page_lists_what_the_code_does() {
+        let page = include_str!("../docs/ENVIRONMENT.md");
+        let section = |title: &str| {
+            let body = page.split(&format!("## {title}\n")).nth(1).expect(title);
+            body.split("\n## ").next().unwrap_or_default()
+        };
+        let rows = section("Volatile variables").lines().filter_map(|line| line.strip_prefix("| `"));
+        let listed: Vec<String> = rows.map(|row| format!("| `{row}")).collect();
+        let wanted: Vec<String> = VOLATILE
+            .iter()
+            .map(|group| {
+                let names: Vec<String> = group.names.iter().map(|name| format!("`{name}`")).collect();
+                format!("| {} | {} |", names.join(" "), group.reason)
+            })
+            .collect();
+        assert_eq!(listed, wanted);
+        let base: Vec<String> = STRICT_BASE.iter().map(|name| format!("`{name}`")).collect();
+        assert!(section("Strict mode").contains(&base.join(" ")), "{}", base.join(" "));
+    }
+}

@@ -1,0 +1,130 @@
+//! The command `wink`: parse, dispatch, exit code.
+//!
+//! This crate alone knows of terminals, of its own environment and of `anyhow`; what it does lies in the crates below it.
+
+#![forbid(unsafe_code)]
+
+// Parts of these are used by the engine alone: the attributes go when it is there.
+#[allow(dead_code)]
+mod cli;
+#[allow(dead_code)]
+mod config;
+mod engine;
+#[allow(dead_code)]
+mod environment;
+#[allow(dead_code)]
+mod key;
+#[allow(dead_code)]
+mod report;
+#[allow(dead_code)]
+mod roots;
+mod workspace;
+
+/// The subcommands, one file each.
+mod command {
+    pub mod run;
+    pub mod trace;
+}
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::CommandFactory;
+
+use cli::{CacheCommand, Cli, Command, ConfigCommand, EXIT_FAILURE, EXIT_OWN_FAILURE, RunArgs};
+use config::Config;
+use report::{Report, one_line};
+
+fn main() -> ExitCode {
+    let code = match cli::parse(std::env::args_os()) {
+        Ok(Cli { command: Command::Run(args) }) => run(*args),
+        Ok(Cli { command }) => print(answer(command)),
+        Err(refusal) if refusal.exit_code == 0 => print(Ok(refusal.text)),
+        Err(refusal) => {
+            let _ = std::io::stderr().write_all(refusal.text.as_bytes());
+            refusal.exit_code
+        }
+    };
+    // The system keeps the lowest eight bits of an exit code.
+    ExitCode::from((code & 0xff) as u8)
+}
+
+/// `wink run`: whatever goes wrong on wink's side is one line, a report where one was asked for, and exit code 125.
+fn run(args: RunArgs) -> i32 {
+    if let Some(notice) = args.notice().filter(|_| !args.quiet) {
+        complain(notice);
+    }
+    let json = args.json.clone();
+    match args.refuse_unbuilt().and_then(|()| command::run::run(args)) {
+        Ok(code) => code,
+        Err(error) => {
+            // An error is said even with --quiet: nothing else explains the exit code.
+            let reason = explain(&error);
+            complain(&reason);
+            if let Some(path) = json
+                && let Err(error) = Report::failed(reason, EXIT_OWN_FAILURE).write_json(&path)
+            {
+                complain(&explain(&error));
+            }
+            EXIT_OWN_FAILURE
+        }
+    }
+}
+
+/// What a subcommand that only prints has to say.
+fn answer(command: Command) -> anyhow::Result<String> {
+    match command {
+        Command::Trace(args) => command::trace::run(&args),
+        Command::Cache(CacheCommand::Dir { json }) => {
+            let config = here()?;
+            let dir = config.store_dir()?.to_string_lossy();
+            Ok(if json { format!("{}\n", serde_json::json!({ "path": dir })) } else { format!("{dir}\n") })
+        }
+        Command::Config(ConfigCommand::Show { json: true }) => Ok(format!("{:#}\n", here()?.show_json())),
+        Command::Config(ConfigCommand::Show { json: false }) => Ok(here()?.show()),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "wink", &mut script);
+            Ok(String::from_utf8_lossy(&script).into_owned())
+        }
+        Command::Run(_) => Ok(String::new()),
+    }
+}
+
+/// The configuration of the current directory's workspace.
+fn here() -> anyhow::Result<Config> {
+    let cwd = std::env::current_dir().context("the current directory cannot be read; does it still exist?")?;
+    let workspace = workspace::find(&cwd, std::env::home_dir().as_deref())?;
+    let config = Config::load(&workspace.root, std::env::vars_os())?;
+    config.notices.iter().for_each(|notice| complain(notice));
+    Ok(config)
+}
+
+/// Prints an answer, or why there is none.
+fn print(answer: anyhow::Result<String>) -> i32 {
+    match answer {
+        Ok(text) => match std::io::stdout().write_all(text.as_bytes()) {
+            // Whoever reads may stop early (`wink trace | head`).
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                complain(&format!("cannot write to standard output: {error}"));
+                EXIT_FAILURE
+            }
+            _ => 0,
+        },
+        Err(error) => {
+            complain(&explain(&error));
+            EXIT_FAILURE
+        }
+    }
+}
+
+/// An error and its causes in one line.
+fn explain(error: &anyhow::Error) -> String {
+    one_line(&format!("{error:#}"))
+}
+
+/// One line on standard error; nobody may be listening.
+fn complain(line: &str) {
+    let _ = writeln!(std::io::stderr(), "wink: {line}");
+}

@@ -1,0 +1,57 @@
+//! Which record's outputs stand in which workspace.
+
+use rusqlite::{OptionalExtension, Params, params};
+
+use crate::Store;
+use crate::digest::Digest;
+use crate::error::StoreError;
+use crate::record::{OwnKey, RecordId};
+
+impl Store {
+    /// Remembers that the outputs of `record` stand in `workspace` now.
+    pub fn set_last(&self, workspace: &[u8], key: &OwnKey, record: &RecordId, now_ms: u64) -> Result<(), StoreError> {
+        self.change(|change| {
+            // `turn` orders what happened within one millisecond, or while the clock was set back.
+            change
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO last (workspace, own_key, record_id, at_ms, turn) \
+                     VALUES (?1, ?2, ?3, ?4, (SELECT ifnull(max(turn), 0) + 1 FROM last WHERE workspace = ?1))",
+                )?
+                .execute(params![workspace, &key.0.0[..], &record.0.0[..], now_ms as i64])
+                .map(drop)
+        })
+    }
+
+    /// Forgets which outputs stand in `workspace` for this key: the next run there starts from clean.
+    pub fn forget_last(&self, workspace: &[u8], key: &OwnKey) -> Result<(), StoreError> {
+        self.change(|change| {
+            change
+                .prepare_cached("DELETE FROM last WHERE workspace = ?1 AND own_key = ?2")?
+                .execute(params![workspace, &key.0.0[..]])
+                .map(drop)
+        })
+    }
+
+    /// The record whose outputs stand in `workspace` for this key.
+    pub fn last(&self, workspace: &[u8], key: &OwnKey) -> Result<Option<RecordId>, StoreError> {
+        let sql = "SELECT record_id FROM last WHERE workspace = ?1 AND own_key = ?2";
+        self.last_by(sql, params![workspace, &key.0.0[..]])
+    }
+
+    /// The record that was run or restored in `workspace` most recently.
+    pub fn last_run(&self, workspace: &[u8]) -> Result<Option<RecordId>, StoreError> {
+        let sql = "SELECT record_id FROM last WHERE workspace = ?1 ORDER BY turn DESC LIMIT 1";
+        self.last_by(sql, params![workspace])
+    }
+
+    fn last_by(&self, sql: &str, params: impl Params) -> Result<Option<RecordId>, StoreError> {
+        let index = self.index();
+        let found = index.prepare_cached(sql).and_then(|mut query| {
+            query
+                .query_row(params, |row| Ok(row.get_ref(0)?.as_blob().ok().and_then(|id| id.try_into().ok())))
+                .optional()
+        });
+        // A value that is no identity is no answer: then nothing is known to stand there.
+        found.map(|id| id.flatten().map(|id| RecordId(Digest(id)))).map_err(|error| self.index_error(error))
+    }
+}

@@ -1,0 +1,106 @@
+//! The content-addressed store of wink: blobs, manifests, traces, records and their index. It never knows that a file system
+//! is served from it, prints nothing and reads no environment.
+//!
+//! # On disk
+//!
+//! ```text
+//! <store>/                     0700, owned by the user; anything else is refused
+//!   format                     version and features, text
+//!   blobs/ab/cdef…             bytes named by their BLAKE3 digest, 0444, never written to again
+//!   staging/                   files of running tasks; one directory with a lock file per run
+//!   quarantine/                damaged blobs and indexes, for people to look at
+//!   index.sqlite               records, traces, trees, what stands in which workspace, the digest cache (WAL)
+//!   index.lock                 held while the index is opened, made or set aside
+//!   index.damaged              a reader met damage: the next opening checks the whole index
+//! ```
+//!
+//! # Durability
+//!
+//! - A blob gets its name by rename, after its bytes were written, and is not fsynced. A record is committed only after all its
+//!   blobs are in place. So a process that dies at any instant leaves whole blobs and whole records.
+//! - A machine that stops may lose bytes of recent blobs. A record carries the boot under which its blobs were written; its
+//!   first use in another boot hashes them once (module `durable`). Damage is a miss, never a wrong output.
+//! - The index commits without waiting for the disk: a stop of the machine may lose the last records, not the index.
+//! - Losing the index loses hits, never files: it is set aside and started anew, with one line said ([`Store::notice`]).
+//!
+//! # Locks
+//!
+//! One mutex per [`Store`], around the index connection, never held while blobs are read or written. Between processes: SQLite's
+//! own locks for the index, `index.lock` around opening it, one lock file per staging directory, and rename for blobs. No two
+//! of them are ever waited for together, except that `index.lock` is held while SQLite's are taken; never the other way.
+
+#![forbid(unsafe_code)]
+
+mod blob;
+mod codec;
+mod digest;
+mod disk;
+mod durable;
+mod error;
+#[cfg(test)]
+mod fault_tests;
+mod format;
+mod index;
+pub mod manifest;
+pub mod path;
+pub mod record;
+mod schema;
+mod staging;
+pub mod trace;
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+pub use codec::{DecodeError, EXPANDED_BYTES_MAX, PATH_BYTES_MAX, PATHS_MAX, TARGET_BYTES_MAX};
+pub use digest::{Digest, NotADigest};
+pub use error::StoreError;
+pub use format::FORMAT_VERSION;
+pub use index::{CachedDigest, FileId, FileStamp, HEADS_MAX, INLINE_BYTES_MAX};
+pub use manifest::{Entry, Manifest, Output, Tree};
+pub use path::{NotATreePath, Root, TreePath};
+pub use record::{Captured, OwnKey, Record, RecordHead, RecordId, Stream, TaskKey};
+pub use schema::SCHEMA_VERSION;
+pub use staging::Staging;
+pub use trace::{Observation, OpaqueKind, Seen, Trace, listing_digest};
+
+/// An open store. All methods take `&self`; threads may share one.
+#[derive(Debug)]
+pub struct Store {
+    dir: PathBuf,
+    connection: Mutex<rusqlite::Connection>,
+    notice: Option<String>,
+    /// The name of the time since this machine was started, where the system has one.
+    boot: Option<String>,
+    /// When that was, by today's clock.
+    booted_at_s: Option<i64>,
+}
+
+impl Store {
+    /// Opens the store in `dir`, making it when needed.
+    pub fn open(dir: &Path) -> Result<Store, StoreError> {
+        format::prepare(dir)?;
+        let (connection, notice) = schema::open(dir)?;
+        Ok(Store {
+            dir: dir.to_owned(),
+            connection: Mutex::new(connection),
+            notice,
+            boot: disk::boot_id(),
+            booted_at_s: disk::booted_at_s(),
+        })
+    }
+
+    /// The directory of the store.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What the user should know about how opening went: one line, or nothing.
+    pub fn notice(&self) -> Option<String> {
+        self.notice.clone()
+    }
+
+    /// Bytes that may still be written on the disk of the store.
+    pub fn free_bytes(&self) -> Result<u64, StoreError> {
+        disk::free_bytes(&self.dir).map_err(StoreError::disk("ask for free space of", &self.dir))
+    }
+}

@@ -1,0 +1,215 @@
+//! The stored form of a trace, and the digest of a directory listing.
+//!
+//! ```text
+//! trace   = "wT1" groups:count group*            one group per root that occurs, in the order of `Root`
+//! group   = root entries:count entry*            root: 0 | 1 level | 2 | 3
+//! entry   = shared:number suffix:string tag      path = first `shared` bytes of the path before + suffix
+//! tag     = kind (+ 0x80 when own) payload       a, d: nothing · e: digest · f: digest mode · l: target · o: kind mode
+//! ```
+//! Canonical: equal traces have equal bytes. The shared prefix is the longest one, paths ascend, numbers are shortest-form,
+//! and the decoder refuses everything else, so that a fingerprint names exactly one trace.
+
+use std::collections::BTreeMap;
+
+use super::{Observation, OpaqueKind, Seen, Trace};
+use crate::codec::{Budget, DecodeError, PATH_BYTES_MAX, PATHS_MAX, Reader, TARGET_BYTES_MAX, Writer};
+use crate::digest::Digest;
+use crate::path::{Root, TreePath};
+
+const HEADER: &[u8] = b"wT1";
+const OWN: u8 = 0x80;
+
+/// The smallest entry: no shared byte, empty suffix, tag.
+const ENTRY_BYTES_MIN: usize = 3;
+
+/// The smallest group: a root and a count.
+const GROUP_BYTES_MIN: usize = 2;
+
+/// How many groups there can be: every level above plus the three other roots.
+const GROUPS_MAX: usize = u16::MAX as usize + 3;
+
+impl Trace {
+    /// The canonical bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut groups: Vec<(Root, Vec<(&TreePath, &Seen)>)> = Vec::new();
+        for (path, seen) in &self.seen {
+            match groups.last_mut() {
+                Some((root, entries)) if *root == path.root() => entries.push((path, seen)),
+                _ => groups.push((path.root(), vec![(path, seen)])),
+            }
+        }
+        let mut out = Writer::new(HEADER);
+        out.count(groups.len());
+        for (root, entries) in groups {
+            write_root(&mut out, root);
+            out.count(entries.len());
+            let mut before: &[u8] = b"";
+            for (path, seen) in entries {
+                let path = path.relative();
+                let shared = shared_prefix(before, path);
+                out.count(shared);
+                out.string(&path[shared..]);
+                write_seen(&mut out, seen);
+                before = path;
+            }
+        }
+        out.finish()
+    }
+
+    /// Reads canonical bytes back.
+    pub fn decode(bytes: &[u8]) -> Result<Trace, DecodeError> {
+        let mut input = Reader::new(bytes, HEADER)?;
+        let mut budget = Budget::new();
+        let mut seen = Vec::new();
+        let mut root_before = None;
+        for _ in 0..input.count(GROUP_BYTES_MIN, GROUPS_MAX)? {
+            let root = read_root(&mut input)?;
+            if root_before.is_some_and(|before| before >= root) {
+                return Err(DecodeError::Order);
+            }
+            root_before = Some(root);
+            let entries = input.count(ENTRY_BYTES_MIN, PATHS_MAX - seen.len())?;
+            if entries == 0 {
+                return Err(DecodeError::Order);
+            }
+            let mut path: Vec<u8> = Vec::new();
+            for index in 0..entries {
+                next_path(&mut input, &mut path, index == 0)?;
+                budget.spend(path.len())?;
+                let path = TreePath::new(root, &path).map_err(|_| DecodeError::Path)?;
+                seen.push((path, read_seen(&mut input)?));
+            }
+        }
+        input.finish()?;
+        Ok(Trace { seen: BTreeMap::from_iter(seen) })
+    }
+
+    /// The digest of the canonical bytes.
+    pub fn fingerprint(&self) -> Digest {
+        Digest::of(&self.encode())
+    }
+}
+
+/// Turns `path` into the path that follows it.
+fn next_path(input: &mut Reader<'_>, path: &mut Vec<u8>, first: bool) -> Result<(), DecodeError> {
+    let shared = input.length(path.len())?;
+    let suffix = input.string(PATH_BYTES_MAX - shared)?;
+    // Ascending, and no byte spelled out that could have been shared: one spelling per list of paths.
+    let ascends = match (path.get(shared), suffix.first()) {
+        (Some(old), Some(new)) => new > old,
+        (None, Some(_)) => true,
+        (_, None) => first,
+    };
+    if !ascends {
+        return Err(DecodeError::Order);
+    }
+    path.truncate(shared);
+    path.extend_from_slice(suffix);
+    Ok(())
+}
+
+fn shared_prefix(before: &[u8], path: &[u8]) -> usize {
+    before.iter().zip(path).take_while(|(old, new)| old == new).count()
+}
+
+fn write_root(out: &mut Writer, root: Root) {
+    match root {
+        Root::Workspace => out.byte(0),
+        Root::Above(level) => {
+            out.byte(1);
+            out.number(u64::from(level));
+        }
+        Root::Home => out.byte(2),
+        Root::System => out.byte(3),
+    }
+}
+
+fn read_root(input: &mut Reader<'_>) -> Result<Root, DecodeError> {
+    Ok(match input.byte()? {
+        0 => Root::Workspace,
+        // Level 0 would be the workspace under a second name.
+        1 => match u16::try_from(input.number()?) {
+            Ok(level) if level > 0 => Root::Above(level),
+            _ => return Err(DecodeError::Number),
+        },
+        2 => Root::Home,
+        3 => Root::System,
+        _ => return Err(DecodeError::Kind),
+    })
+}
+
+fn write_seen(out: &mut Writer, seen: &Seen) {
+    let own = if seen.own { OWN } else { 0 };
+    match &seen.fact {
+        Observation::Absent => out.byte(b'a' | own),
+        Observation::Dir => out.byte(b'd' | own),
+        Observation::Listing { digest } => {
+            out.byte(b'e' | own);
+            out.digest(digest);
+        }
+        Observation::File { digest, mode } => {
+            out.byte(b'f' | own);
+            out.digest(digest);
+            out.number(u64::from(*mode));
+        }
+        Observation::Link { target } => {
+            out.byte(b'l' | own);
+            out.string(target);
+        }
+        Observation::Opaque { kind, mode } => {
+            out.byte(b'o' | own);
+            out.byte(match kind {
+                OpaqueKind::Unreadable => 0,
+                OpaqueKind::Device => 1,
+                OpaqueKind::Pipe => 2,
+                OpaqueKind::Socket => 3,
+            });
+            out.number(u64::from(*mode));
+        }
+    }
+}
+
+fn read_seen(input: &mut Reader<'_>) -> Result<Seen, DecodeError> {
+    let tag = input.byte()?;
+    let fact = match tag & !OWN {
+        b'a' => Observation::Absent,
+        b'd' => Observation::Dir,
+        b'e' => Observation::Listing { digest: input.digest()? },
+        b'f' => Observation::File { digest: input.digest()?, mode: input.mode()? },
+        b'l' => Observation::Link { target: input.string(TARGET_BYTES_MAX)?.to_vec() },
+        b'o' => {
+            let kind = match input.byte()? {
+                0 => OpaqueKind::Unreadable,
+                1 => OpaqueKind::Device,
+                2 => OpaqueKind::Pipe,
+                3 => OpaqueKind::Socket,
+                _ => return Err(DecodeError::Kind),
+            };
+            Observation::Opaque { kind, mode: input.mode()? }
+        }
+        _ => return Err(DecodeError::Kind),
+    };
+    Ok(Seen { fact, own: tag & OWN != 0 })
+}
+
+/// The letter of a regular file in a listing.
+pub const LISTED_FILE: u8 = b'f';
+/// The letter of a directory in a listing.
+pub const LISTED_DIR: u8 = b'd';
+/// The letter of a symbolic link in a listing.
+pub const LISTED_LINK: u8 = b'l';
+/// The letter of anything else in a listing.
+pub const LISTED_OTHER: u8 = b'o';
+
+/// The digest of a directory listing: names with their kind letters, in any order, without `.` and `..`. Sorts `entries`.
+pub fn listing_digest<N: AsRef<[u8]>>(entries: &mut [(N, u8)]) -> Digest {
+    entries.sort_unstable_by(|(one, one_kind), (two, two_kind)| {
+        one.as_ref().cmp(two.as_ref()).then(one_kind.cmp(two_kind))
+    });
+    let mut out = Writer::new(b"wL1");
+    for (name, kind) in entries {
+        out.string(name.as_ref());
+        out.byte(*kind);
+    }
+    Digest::of(&out.finish())
+}

@@ -1,0 +1,223 @@
+//! The real tools that tests drive, and how to go without one: `skipped: why` on stdout, or a failure when
+//! `WINK_TEST_REQUIRE=1` (`.ci/run` sets it, so that nothing is skipped silently there).
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+const TYPESCRIPT: &str = "5.4.5";
+
+/// Says why a test does not run here.
+pub fn skip(why: &str) {
+    assert!(
+        std::env::var_os("WINK_TEST_REQUIRE").is_none(),
+        "WINK_TEST_REQUIRE is set, and: {why}"
+    );
+    println!("skipped: {why}");
+}
+
+/// Unwraps a tool or leaves the test with a printed reason.
+#[macro_export]
+macro_rules! need {
+    ($tool:expr) => {
+        match $tool {
+            Ok(tool) => tool,
+            Err(why) => return $crate::common::tools::skip(&why),
+        }
+    };
+}
+
+/// The search path of every call: the toolchain's own cargo (not rustup's proxy, which wants the real home), node's
+/// directory, and the system's.
+pub fn path() -> OsString {
+    let mut dirs: Vec<PathBuf> = ["/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"]
+        .map(PathBuf::from)
+        .into();
+    let cargo = std::env::var_os("CARGO").map(PathBuf::from);
+    let node = which("node").ok();
+    dirs.extend(
+        [cargo, node]
+            .into_iter()
+            .flatten()
+            .filter_map(|tool| Some(tool.parent()?.to_path_buf())),
+    );
+    dirs.dedup();
+    std::env::join_paths(dirs).unwrap()
+}
+
+/// Where `name` is, by the caller's PATH.
+pub fn which(name: &str) -> Result<PathBuf, String> {
+    let dirs = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&dirs)
+        .map(|dir| dir.join(name))
+        .find(|path| path.is_file());
+    found.ok_or_else(|| format!("no `{name}` in PATH"))
+}
+
+/// A tool that the system has, or that apt can bring when we are root.
+fn system(name: &str, package: &str) -> Result<PathBuf, String> {
+    static APT: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _one_at_a_time = APT.lock();
+    let fixed = PathBuf::from("/usr/bin").join(name);
+    if fixed.is_file() {
+        return Ok(fixed);
+    }
+    if let Ok(path) = which(name) {
+        return Ok(path);
+    }
+    if is_root() && which("apt-get").is_ok() {
+        let mut apt = Command::new("apt-get");
+        apt.args(["install", "-y", "-q", package])
+            .env("DEBIAN_FRONTEND", "noninteractive");
+        let _ = apt
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+    }
+    which(name).map_err(|why| format!("{why}, and apt-get brought none"))
+}
+
+pub fn strace() -> Result<PathBuf, String> {
+    system("strace", "strace")
+}
+
+/// The system's python, not a version switcher's script.
+pub fn python() -> Result<String, String> {
+    Ok(system("python3", "python3")?.to_str().unwrap().to_owned())
+}
+
+pub fn gcc() -> Result<PathBuf, String> {
+    system("gcc", "gcc")
+}
+
+pub fn make() -> Result<PathBuf, String> {
+    gcc()?;
+    system("make", "make")
+}
+
+/// `unshare`, and the right to use it with these flags.
+pub fn unshare(flags: &[&str]) -> Result<PathBuf, String> {
+    let path = system("unshare", "util-linux")?;
+    let tried = Command::new(&path)
+        .args(flags)
+        .arg("true")
+        .stderr(Stdio::null())
+        .status();
+    match tried {
+        Ok(status) if status.success() => Ok(path),
+        _ => Err(format!("unshare {} is not permitted here", flags.join(" "))),
+    }
+}
+
+pub fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0)
+}
+
+pub fn root() -> Result<(), String> {
+    if is_root() {
+        Ok(())
+    } else {
+        Err("needs root".into())
+    }
+}
+
+/// Where `tests/` is.
+pub fn tests() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
+}
+
+/// node, and the pinned TypeScript in `tests/.cache` (installed once): `(node, node_modules)`.
+pub fn typescript() -> Result<(PathBuf, PathBuf), String> {
+    static ONCE: OnceLock<Result<(PathBuf, PathBuf), String>> = OnceLock::new();
+    ONCE.get_or_init(|| {
+        let node = system("node", "nodejs")?;
+        let dir = tests().join(format!(".cache/typescript-{TYPESCRIPT}"));
+        let modules = dir.join("node_modules");
+        if !modules.join("typescript/lib/tsc.js").is_file() {
+            system("npm", "npm")?;
+            let unfinished = tests().join(format!(".cache/installing-{}", std::process::id()));
+            fs::create_dir_all(&unfinished).map_err(|error| error.to_string())?;
+            for name in ["package.json", "package-lock.json"] {
+                let from = tests().join("fixtures/typescript").join(name);
+                fs::copy(from, unfinished.join(name)).map_err(|error| error.to_string())?;
+            }
+            let npm = Command::new("npm")
+                .args(["ci", "--no-audit", "--no-fund"])
+                .current_dir(&unfinished)
+                .output();
+            let npm = npm.map_err(|error| error.to_string())?;
+            let done =
+                npm.status.success() && (fs::rename(&unfinished, &dir).is_ok() || modules.is_dir());
+            let _ = fs::remove_dir_all(&unfinished);
+            if !done {
+                return Err(format!(
+                    "npm ci of typescript: {}",
+                    String::from_utf8_lossy(&npm.stderr)
+                ));
+            }
+        }
+        Ok((node, modules))
+    })
+    .clone()
+}
+
+/// The directory with Lua's C sources, from the crate that carries them.
+pub fn lua() -> Result<PathBuf, String> {
+    static ONCE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    ONCE.get_or_init(|| {
+        make()?;
+        let manifest = tests().join("fixtures/lua/Cargo.toml");
+        let cargo = |args: &[&str]| {
+            let cargo = std::env::var_os("CARGO").unwrap_or("cargo".into());
+            let run = Command::new(cargo)
+                .args(args)
+                .arg("--manifest-path")
+                .arg(&manifest)
+                .output();
+            let run = run.map_err(|error| error.to_string())?;
+            match run.status.success() {
+                true => Ok(run.stdout),
+                false => Err(format!(
+                    "cargo {}: {}",
+                    args[0],
+                    String::from_utf8_lossy(&run.stderr)
+                )),
+            }
+        };
+        let offline = ["metadata", "--format-version=1", "--locked", "--offline"];
+        let metadata = cargo(&offline).or_else(|_| {
+            cargo(&["fetch", "--locked"])?;
+            cargo(&offline)
+        })?;
+        let json: serde_json::Value =
+            serde_json::from_slice(&metadata).map_err(|error| error.to_string())?;
+        let packages = json["packages"]
+            .as_array()
+            .ok_or("cargo metadata without packages")?;
+        let package = packages
+            .iter()
+            .find(|package| package["name"] == "lua-src")
+            .ok_or("no lua-src")?;
+        let dir = Path::new(package["manifest_path"].as_str().unwrap())
+            .parent()
+            .unwrap()
+            .join("lua-5.4.7");
+        if dir.join("lapi.c").is_file() {
+            Ok(dir)
+        } else {
+            Err(format!("{} has no lapi.c", dir.display()))
+        }
+    })
+    .clone()
+}
+
+/// The toolchain's cargo.
+pub fn cargo() -> Result<PathBuf, String> {
+    std::env::var_os("CARGO")
+        .map(PathBuf::from)
+        .ok_or_else(|| "not started by cargo".into())
+}
