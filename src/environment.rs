@@ -14,6 +14,7 @@ use crate::config::{EnvMode, EnvSettings};
 #[derive(Debug)]
 pub struct Group {
     /// Why their values do not decide.
+    #[allow(dead_code, reason = "for readers; a test holds docs/ENVIRONMENT.md to it")]
     pub reason: &'static str,
     /// Globs over names.
     pub names: &'static [&'static str],

@@ -4,19 +4,12 @@
 
 #![forbid(unsafe_code)]
 
-// Parts of these are used by the engine alone: the attributes go when it is there.
-#[allow(dead_code)]
 mod cli;
-#[allow(dead_code)]
 mod config;
 mod engine;
-#[allow(dead_code)]
 mod environment;
-#[allow(dead_code)]
 mod key;
-#[allow(dead_code)]
 mod report;
-#[allow(dead_code)]
 mod roots;
 mod workspace;
 

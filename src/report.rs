@@ -25,6 +25,7 @@ pub enum Status {
 #[serde(rename_all = "lowercase")]
 pub enum RestoredAs {
     /// As entries of a mounted workspace.
+    #[allow(dead_code, reason = "part of the contract; made by mounted workspaces only")]
     Views,
     /// As files that share their blocks with the store.
     Reflinks,
@@ -96,6 +97,7 @@ impl Report {
     }
 
     /// The line for people, without a line end and without colours.
+    #[cfg(test)]
     pub fn line(&self) -> String {
         self.line_in(false)
     }

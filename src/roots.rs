@@ -21,8 +21,8 @@
 use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 
-use wink_store::{Root, TreePath};
 use wink_store::{Observation, Trace};
+use wink_store::{Root, TreePath};
 
 /// First names of system directories; names that start with `lib` count too.
 const SYSTEM: [&[u8]; 9] = [b"usr", b"etc", b"bin", b"sbin", b"opt", b"var", b"nix", b"boot", b"snap"];

@@ -19,12 +19,7 @@ fn without_special(mut tree: Tree) -> Tree {
 fn prepare(world: &World) {
     world.write("lower/a.txt", "alpha\n");
     world.write("lower/b.txt", "beta beta beta\n");
-    world.write(
-        "lower/big.bin",
-        (0..300_000u32)
-            .map(|n| (n * 31 % 241) as u8 | 1)
-            .collect::<Vec<_>>(),
-    );
+    world.write("lower/big.bin", (0..300_000u32).map(|n| (n * 31 % 241) as u8 | 1).collect::<Vec<_>>());
     world.write("lower/deep/x.txt", "x\n");
     world.write("lower/deep/er/leaf.txt", "leaf\n");
     world.write("lower/other/o.txt", "other\n");
@@ -46,10 +41,7 @@ fn check(operation: &str) {
     let before = world.tree();
 
     let (native, expected) = world.native(&strs(&command));
-    assert_eq!(
-        native.code, 0,
-        "the operation itself is wrong here: {native:?}"
-    );
+    assert_eq!(native.code, 0, "the operation itself is wrong here: {native:?}");
     let expected = without_special(expected);
     let first = world.run(&strs(&command));
     first.miss();
@@ -68,34 +60,15 @@ fn check(operation: &str) {
     assert_eq!(hit.out(), native.out());
     assert_same(&expected, &without_special(world.tree()), "after a hit");
     // Where no source was touched: a hit with everything in place, and with the outputs deleted by hand.
-    if before
-        .iter()
-        .all(|(path, entry)| expected.get(path) == Some(entry))
-    {
+    if before.iter().all(|(path, entry)| expected.get(path) == Some(entry)) {
         world.run(&strs(&command)).hit();
-        assert_same(
-            &expected,
-            &without_special(world.tree()),
-            "after a hit with all in place",
-        );
-        for path in expected
-            .keys()
-            .rev()
-            .filter(|path| !before.contains_key(*path))
-        {
+        assert_same(&expected, &without_special(world.tree()), "after a hit with all in place");
+        for path in expected.keys().rev().filter(|path| !before.contains_key(*path)) {
             let full = world.ws.join(path);
-            if expected[path].kind == "dir" {
-                fs::remove_dir(full).unwrap()
-            } else {
-                fs::remove_file(full).unwrap()
-            }
+            if expected[path].kind == "dir" { fs::remove_dir(full).unwrap() } else { fs::remove_file(full).unwrap() }
         }
         world.run(&strs(&command)).hit();
-        assert_same(
-            &expected,
-            &without_special(world.tree()),
-            "after deleting the outputs",
-        );
+        assert_same(&expected, &without_special(world.tree()), "after deleting the outputs");
     }
     assert_eq!(world.count(), 1, "only the first run executed");
 }

@@ -41,11 +41,7 @@ fn carry_shows_the_previous_outputs() {
     world.write("src/two.txt", "changed\n");
     let second = run(&world, &command);
     second.miss();
-    assert_eq!(
-        second.out(),
-        "built src/two.txt\n",
-        "incremental compilers stay incremental"
-    );
+    assert_eq!(second.out(), "built src/two.txt\n", "incremental compilers stay incremental");
     assert_eq!(world.text("dist/two.out"), "CHANGED\n");
     assert_eq!(world.text("dist/one.out"), "ONE\n");
     // The record holds the carried entries too.
@@ -53,16 +49,9 @@ fn carry_shows_the_previous_outputs() {
     world.remove("dist");
     world.remove("state");
     run(&world, &command).hit();
-    assert_same(
-        &built,
-        &world.tree(),
-        "carried outputs belong to the new record",
-    );
+    assert_same(&built, &world.tree(), "carried outputs belong to the new record");
     let outputs = world.trace().outputs;
-    assert!(
-        outputs.contains_key(&world.ws.join("dist/one.out")),
-        "{outputs:?}"
-    );
+    assert!(outputs.contains_key(&world.ws.join("dist/one.out")), "{outputs:?}");
 }
 
 #[test]
@@ -88,11 +77,7 @@ fn an_edited_output_becomes_somebody_elses() {
     run(&world, &command).miss();
     world.write("dist/one.out", "edited by hand\n");
     let second = run(&world, &command);
-    assert_ne!(
-        second.status(),
-        "hit",
-        "a hit would have to overwrite the edit: {second:?}"
-    );
+    assert_ne!(second.status(), "hit", "a hit would have to overwrite the edit: {second:?}");
     assert!(second.names("one.out"), "{second:?}");
     second.exits(0);
     // Now a foreign input like any other: changed once more, it must miss again.
@@ -122,20 +107,11 @@ fn hide_always_runs_clean() {
 fn observe_makes_them_inputs() {
     let world = World::new("observe");
     let command = world.counted("n=$(cat state 2>/dev/null || echo 0); echo $((n + 1)) > state");
-    let observe = || {
-        world
-            .call()
-            .flags(&["--own", "observe"])
-            .run(&strs(&command))
-    };
+    let observe = || world.call().flags(&["--own", "observe"]).run(&strs(&command));
     observe().exits(0);
     assert_eq!(world.text("state"), "1\n");
     let second = observe();
-    assert_ne!(
-        second.status(),
-        "hit",
-        "its own output is an input now: {second:?}"
-    );
+    assert_ne!(second.status(), "hit", "its own output is an input now: {second:?}");
     assert_eq!(world.text("state"), "2\n");
     world.remove("state");
     observe().hit();
@@ -166,11 +142,7 @@ fn a_then_b_then_a() {
     world.write("src/two.txt", "two\n");
     world.remove("src/three.txt");
     run(&world, &command).hit();
-    assert_same(
-        &a,
-        &world.tree(),
-        "A again: three.out belongs to another record of the same key and is gone",
-    );
+    assert_same(&a, &world.tree(), "A again: three.out belongs to another record of the same key and is gone");
     world.write("src/two.txt", "other\n");
     world.write("src/three.txt", "three\n");
     run(&world, &command).hit();
@@ -187,11 +159,7 @@ fn outputs_of_another_record_that_were_edited_stay() {
     world.remove("src/three.txt");
     world.write("dist/three.out", "edited by hand\n");
     run(&world, &command).exits(0);
-    assert_eq!(
-        world.text("dist/three.out"),
-        "edited by hand\n",
-        "nothing that is not in the store is ever removed"
-    );
+    assert_eq!(world.text("dist/three.out"), "edited by hand\n", "nothing that is not in the store is ever removed");
 }
 
 #[test]
@@ -202,15 +170,8 @@ fn a_foreign_file_where_an_output_would_go() {
     world.remove("state");
     world.write("dist/one.out", "mine\n");
     let second = run(&world, &command);
-    assert_ne!(
-        second.status(),
-        "hit",
-        "a hit never overwrites a foreign file: {second:?}"
-    );
-    assert!(
-        second.names("one.out") || second.names("dist"),
-        "{second:?}"
-    );
+    assert_ne!(second.status(), "hit", "a hit never overwrites a foreign file: {second:?}");
+    assert!(second.names("one.out") || second.names("dist"), "{second:?}");
     // The command itself may overwrite it, and did: that is what it does natively.
     assert_eq!(world.text("dist/one.out"), "ONE\n");
     // A directory or a link in the way is foreign as well.
@@ -232,11 +193,7 @@ fn dist_built_without_wink_is_modified_never_removed() {
     world.write("src/two.txt", "changed\n");
     let first = run(&world, &command);
     first.exits(0);
-    assert_eq!(
-        first.out(),
-        "built src/two.txt\n",
-        "what was there before is visible"
-    );
+    assert_eq!(first.out(), "built src/two.txt\n", "what was there before is visible");
     assert_eq!(world.text("dist/two.out"), "CHANGED\n");
     // Whatever follows, files that wink did not make stay.
     world.write("src/two.txt", "again\n");
@@ -256,10 +213,7 @@ fn foreign_state_that_is_read_and_rewritten() {
     let command = world.counted("n=$(cat state); echo $((n + 1)) > state");
     let first = run(&world, &command);
     first.exits(0);
-    assert!(
-        first.err().contains("state") || first.reason().contains("state"),
-        "says which file: {first:?}"
-    );
+    assert!(first.err().contains("state") || first.reason().contains("state"), "says which file: {first:?}");
     let second = run(&world, &command);
     assert_ne!(second.status(), "hit", "{second:?}");
     assert_eq!(world.text("state"), "7\n");
@@ -268,20 +222,14 @@ fn foreign_state_that_is_read_and_rewritten() {
     if third.status() == "hit" {
         assert_eq!(world.count(), 2);
     }
-    assert_eq!(
-        world.text("state"),
-        "6\n",
-        "from the same state the same result"
-    );
+    assert_eq!(world.text("state"), "6\n", "from the same state the same result");
 }
 
 #[test]
 fn what_a_failed_run_left_is_no_input() {
     let world = World::new("leftovers");
     world.write("source.txt", "bad\n");
-    let command = world.counted(
-        "[ -e report ] && echo leftover; cat source.txt > report; grep -q good source.txt",
-    );
+    let command = world.counted("[ -e report ] && echo leftover; cat source.txt > report; grep -q good source.txt");
     let failed = run(&world, &command);
     failed.exits(1);
     assert_eq!(world.text("report"), "bad\n", "published all the same");
@@ -293,11 +241,7 @@ fn what_a_failed_run_left_is_no_input() {
     world.write("source.txt", "good\n");
     let again = run(&world, &command);
     again.hit();
-    assert_same(
-        &good,
-        &world.tree(),
-        "the failed run's report is replaced: it is no foreign file",
-    );
+    assert_same(&good, &world.tree(), "the failed run's report is replaced: it is no foreign file");
     world.remove("report");
     run(&world, &command).hit();
     assert_same(&good, &world.tree(), "and from a clean tree");
@@ -312,11 +256,7 @@ fn names_of_own_outputs_are_left_out_of_listings() {
     let first = world.tree();
     assert!(!world.text("names.log").contains("made.txt"));
     run(&world, &command).hit();
-    assert_same(
-        &first,
-        &world.tree(),
-        "its own new names change no listing it made",
-    );
+    assert_same(&first, &world.tree(), "its own new names change no listing it made");
     world.remove("made.txt");
     run(&world, &command).hit();
     assert_same(&first, &world.tree(), "nor does a missing one");

@@ -35,16 +35,12 @@ printf 'progress 1\rprogress 2\r\n'; sleep 0.1; printf '\033[31mwarned\033[0m\n'
 
 fn shown(world: &World, command: &[&str], pty: &Path) -> Result<(String, i32), String> {
     let python = tools::python()?;
-    let run = world
-        .call()
-        .native(&[&[python.as_str(), pty.to_str().unwrap()], command].concat());
+    let run = world.call().native(&[&[python.as_str(), pty.to_str().unwrap()], command].concat());
     Ok((run.out(), run.code))
 }
 
 fn without_winks_line(text: &str) -> String {
-    text.split_inclusive('\n')
-        .filter(|line| !line.contains("wink:"))
-        .collect()
+    text.split_inclusive('\n').filter(|line| !line.contains("wink:")).collect()
 }
 
 #[test]
@@ -54,22 +50,11 @@ fn the_command_sees_a_terminal_and_replay_shows_the_same_bytes() {
     fs::write(&pty, PTY).unwrap();
     world.write("show.sh", COMMAND);
     let native = need!(shown(&world, &["/bin/sh", "show.sh"], &pty));
-    assert!(
-        native.0.contains("1 is a terminal") && native.0.contains("\x1b[32mgreen"),
-        "{native:?}"
-    );
+    assert!(native.0.contains("1 is a terminal") && native.0.contains("\x1b[32mgreen"), "{native:?}");
 
     let wink = env!("CARGO_BIN_EXE_wink");
     let json = world.root.join("json/tty");
-    let command = [
-        wink,
-        "run",
-        "--json",
-        json.to_str().unwrap(),
-        "--",
-        "/bin/sh",
-        "show.sh",
-    ];
+    let command = [wink, "run", "--json", json.to_str().unwrap(), "--", "/bin/sh", "show.sh"];
     let status = || {
         let json: serde_json::Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
         json["status"].as_str().unwrap().to_owned()
@@ -82,29 +67,13 @@ fn the_command_sees_a_terminal_and_replay_shows_the_same_bytes() {
     for (when, text) in [("live", &first.0), ("replayed", &second.0)] {
         let text = without_winks_line(text);
         for fd in [1, 2] {
-            assert!(
-                text.contains(&format!("{fd} is a terminal")),
-                "{when}: {text:?}"
-            );
+            assert!(text.contains(&format!("{fd} is a terminal")), "{when}: {text:?}");
         }
-        assert!(
-            text.contains("\x1b[32mgreen\x1b[0m\r\n"),
-            "{when}: {text:?}"
-        );
-        assert!(
-            text.contains("\x1b[31mwarned\x1b[0m\r\n"),
-            "{when}: {text:?}"
-        );
-        assert!(
-            text.contains("progress 1\rprogress 2\r"),
-            "{when}: {text:?}"
-        );
+        assert!(text.contains("\x1b[32mgreen\x1b[0m\r\n"), "{when}: {text:?}");
+        assert!(text.contains("\x1b[31mwarned\x1b[0m\r\n"), "{when}: {text:?}");
+        assert!(text.contains("progress 1\rprogress 2\r"), "{when}: {text:?}");
     }
-    assert_eq!(
-        without_winks_line(&first.0),
-        without_winks_line(&second.0),
-        "replay shows what was shown"
-    );
+    assert_eq!(without_winks_line(&first.0), without_winks_line(&second.0), "replay shows what was shown");
     let order = |text: &str| ["green", "progress", "warned", "last"].map(|word| text.find(word));
     assert!(order(&second.0).is_sorted(), "{:?}", second.0);
 }
@@ -122,10 +91,7 @@ fn a_terminal_and_a_pipe_are_different_tasks() {
         let terminal = need!(shown(&world, &command, &pty)).0;
         assert!(terminal.contains("\x1b[32mgreen"), "{turn}: {terminal:?}");
         let piped = world.run(&["/bin/sh", "show.sh"]);
-        assert!(
-            piped.out().contains("plain\n") && !piped.out().contains("green"),
-            "{turn}: {piped:?}"
-        );
+        assert!(piped.out().contains("plain\n") && !piped.out().contains("green"), "{turn}: {piped:?}");
     }
     let piped = world.run(&["/bin/sh", "show.sh"]);
     piped.hit();
@@ -138,11 +104,7 @@ fn the_exit_code_comes_through_a_terminal() {
     let pty = world.root.join("under_tty.py");
     fs::write(&pty, PTY).unwrap();
     let wink = env!("CARGO_BIN_EXE_wink");
-    let (text, code) = need!(shown(
-        &world,
-        &[wink, "run", "--", "/bin/sh", "-c", "echo bye; exit 9"],
-        &pty
-    ));
+    let (text, code) = need!(shown(&world, &[wink, "run", "--", "/bin/sh", "-c", "echo bye; exit 9"], &pty));
     assert_eq!(code, 9, "{text:?}");
     assert!(text.contains("bye\r\n"), "{text:?}");
 }

@@ -15,12 +15,8 @@ fn untracked(world: &World, path: &Path) -> bool {
     if path.starts_with(&world.ws) {
         return path.starts_with(world.ws.join(".git"));
     }
-    ["/proc", "/sys", "/dev", "/run", "/tmp"]
-        .iter()
-        .any(|top| path.starts_with(top))
-        || [".cache", ".npm", ".cargo"]
-            .iter()
-            .any(|cache| path.starts_with(world.home.join(cache)))
+    ["/proc", "/sys", "/dev", "/run", "/tmp"].iter().any(|top| path.starts_with(top))
+        || [".cache", ".npm", ".cargo"].iter().any(|cache| path.starts_with(world.home.join(cache)))
         || path.starts_with(&world.store)
         || path == Path::new("/")
 }
@@ -30,30 +26,15 @@ fn strace_of(world: &World, command: &[&str]) -> Result<Seen, String> {
     let strace = tools::strace()?;
     let log = world.untracked.join("strace.log");
     let (program, log_name) = (strace.to_str().unwrap(), log.to_str().unwrap());
-    let under = [
-        program,
-        "-f",
-        "-y",
-        "-s",
-        "8192",
-        "-o",
-        log_name,
-        "-e",
-        strace::CALLS,
-        "-e",
-        "signal=none",
-    ];
-    let (run, _) = world.native_under(&under, command);
+    let under = [program, "-f", "-y", "-s", "8192", "-o", log_name, "-e", strace::CALLS, "-e", "signal=none"];
+    let (run, _) = world.twin(|call| call.under(&under), command);
     if run.err().contains("ptrace") && run.err().contains("not permitted") {
         return Err("ptrace is not permitted here".into());
     }
     assert_eq!(run.code, 0, "{run:?}");
     let log = fs::read(&log).unwrap();
     let calls = strace::parse(&String::from_utf8_lossy(&log));
-    assert!(
-        calls.iter().any(|call| call.name == "execve"),
-        "strace saw no exec"
-    );
+    assert!(calls.iter().any(|call| call.name == "execve"), "strace saw no exec");
     Ok(strace::witness(&calls, &world.ws))
 }
 
@@ -66,12 +47,10 @@ fn owed(trace: &Trace, path: &Path, how: Asked) -> Option<String> {
     let right = match (how, kind) {
         (Asked::Passed, _) => true,
         // Below something absent (or something that is no directory) the kernel never asks.
-        (Asked::Absent, None) => path.ancestors().skip(1).any(|part| {
-            trace
-                .inputs
-                .get(part)
-                .is_some_and(|kind| ["absent", "file"].contains(&kind.as_str()))
-        }),
+        (Asked::Absent, None) => path
+            .ancestors()
+            .skip(1)
+            .any(|part| trace.inputs.get(part).is_some_and(|kind| ["absent", "file"].contains(&kind.as_str()))),
         (Asked::Absent, Some(kind)) => kind == "absent",
         (Asked::Stat, kind) => kind.is_some_and(|kind| kind != "absent"),
         (Asked::Link, kind) => kind == Some("link"),
@@ -79,70 +58,37 @@ fn owed(trace: &Trace, path: &Path, how: Asked) -> Option<String> {
         (Asked::Opened, kind) => kind.is_some_and(|kind| kind != "absent" && kind != "link"),
         (Asked::Listed, kind) => kind == Some("listing"),
     };
-    (!right).then(|| {
-        format!(
-            "{}: strace saw {how:?}, the trace has {kind:?}",
-            path.display()
-        )
-    })
+    (!right).then(|| format!("{}: strace saw {how:?}, the trace has {kind:?}", path.display()))
 }
 
 fn compare(world: &World, seen: &Seen, trace: &Trace) {
     assert!(!trace.inputs.is_empty(), "an empty trace");
-    let asked = seen
-        .asked
-        .iter()
-        .filter(|(path, _)| !untracked(world, path));
-    let missing: Vec<String> = asked
-        .flat_map(|(path, hows)| hows.iter().filter_map(|&how| owed(trace, path, how)))
-        .collect();
+    let asked = seen.asked.iter().filter(|(path, _)| !untracked(world, path));
+    let missing: Vec<String> =
+        asked.flat_map(|(path, hows)| hows.iter().filter_map(|&how| owed(trace, path, how))).collect();
 
-    let known: BTreeSet<&Path> = seen
-        .asked
-        .keys()
-        .flat_map(|path| path.ancestors())
-        .collect();
+    let known: BTreeSet<&Path> = seen.asked.keys().flat_map(|path| path.ancestors()).collect();
     let extra: Vec<String> = trace
         .inputs
         .iter()
         .filter(|(path, _)| !known.contains(path.as_path()) && !untracked(world, path))
-        .map(|(path, kind)| {
-            format!(
-                "{}: in the trace as {kind}, strace never saw it",
-                path.display()
-            )
-        })
+        .map(|(path, kind)| format!("{}: in the trace as {kind}, strace never saw it", path.display()))
         .collect();
     // Passing through is no reason for more than knowing that a directory is there (or that a link leads on).
     let stronger: Vec<String> = trace
         .inputs
         .iter()
-        .filter(|(path, kind)| {
-            ["file", "listing"].contains(&kind.as_str()) && only_passed(seen, path)
-        })
-        .map(|(path, kind)| {
-            format!(
-                "{}: {kind} in the trace, but nobody opened or asked for it",
-                path.display()
-            )
-        })
+        .filter(|(path, kind)| ["file", "listing"].contains(&kind.as_str()) && only_passed(seen, path))
+        .map(|(path, kind)| format!("{}: {kind} in the trace, but nobody opened or asked for it", path.display()))
         .collect();
     let all = [missing, extra, stronger].concat();
     let shown = all.iter().take(40).cloned().collect::<Vec<_>>().join("\n");
-    assert!(
-        all.is_empty(),
-        "{} differences between strace and the trace:\n{shown}",
-        all.len()
-    );
+    assert!(all.is_empty(), "{} differences between strace and the trace:\n{shown}", all.len());
 }
 
 fn only_passed(seen: &Seen, path: &Path) -> bool {
     let created = seen.made.contains(path);
-    !created
-        && seen
-            .asked
-            .get(path)
-            .is_none_or(|hows| hows.iter().all(|&how| how == Asked::Passed))
+    !created && seen.asked.get(path).is_none_or(|hows| hows.iter().all(|&how| how == Asked::Passed))
 }
 
 fn agree(world: World, line: &str) {
@@ -248,11 +194,7 @@ os.stat("file.txt")
             None => world.ws.join(path),
         };
         let hows = seen.asked.get(&path);
-        assert!(
-            hows.is_some_and(|hows| hows.contains(&how)),
-            "strace of {}: {hows:?}",
-            path.display()
-        );
+        assert!(hows.is_some_and(|hows| hows.contains(&how)), "strace of {}: {hows:?}", path.display());
     }
     agree(world, &line);
 }

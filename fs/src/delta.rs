@@ -84,7 +84,8 @@ impl<B: Backing> View<B> {
         for (id, path) in roots {
             walk.native(id, &path)?;
         }
-        let changes = walk.changes.into_iter().map(|(path, (change, before))| Changed { path, change, before }).collect();
+        let changes =
+            walk.changes.into_iter().map(|(path, (change, before))| Changed { path, change, before }).collect();
         Ok(Delta { changes, moved: walk.moved })
     }
 }
@@ -162,7 +163,9 @@ impl<B: Backing> Walk<'_, B> {
         }
         for (parent, name) in &node.names {
             let above = self.guard.node(*parent)?;
-            let (Some(dir), Some(beneath)) = (above.dir().and_then(|dir| dir.handle.as_ref()), &above.lower) else { continue };
+            let (Some(dir), Some(beneath)) = (above.dir().and_then(|dir| dir.handle.as_ref()), &above.lower) else {
+                continue;
+            };
             if join(&beneath.path, name.as_bytes()) == path {
                 let there = self.guard.view.backing().attr(dir, name);
                 return Ok(there.is_ok_and(|attr| (attr.dev, attr.ino) == (lower.attr.dev, lower.attr.ino)));
@@ -174,7 +177,9 @@ impl<B: Backing> Walk<'_, B> {
     /// What the view shows beneath `name`, own outputs hidden.
     fn beneath_kind(&self, parent: NodeId, name: &Name) -> Result<Option<Kind>> {
         let node = self.guard.node(parent)?;
-        let (Some(handle), Some(lower)) = (node.dir().and_then(|dir| dir.handle.clone()), &node.lower) else { return Ok(None) };
+        let (Some(handle), Some(lower)) = (node.dir().and_then(|dir| dir.handle.clone()), &node.lower) else {
+            return Ok(None);
+        };
         if self.guard.is_hidden(&join(&lower.path, name.as_bytes())) {
             return Ok(None);
         }
@@ -188,7 +193,9 @@ impl<B: Backing> Walk<'_, B> {
     /// Everything that the tree beneath has at and below a name is gone.
     fn beneath_removed(&mut self, parent: NodeId, name: &Name, at: &[u8]) -> Result<()> {
         let node = self.guard.node(parent)?;
-        let (Some(dir), Some(lower)) = (node.dir().and_then(|dir| dir.handle.clone()), node.lower.clone()) else { return Ok(()) };
+        let (Some(dir), Some(lower)) = (node.dir().and_then(|dir| dir.handle.clone()), node.lower.clone()) else {
+            return Ok(());
+        };
         let beneath = join(&lower.path, name.as_bytes());
         let Some(kind) = self.beneath_kind(parent, name)? else { return Ok(()) };
         let mut work = vec![(dir, name.clone(), beneath, at.to_vec(), kind)];

@@ -229,7 +229,8 @@ impl<B: Backing> Table<B> {
     /// A number for a real file first seen now.
     pub fn number_for(&mut self, zone: Zone, attr: &Attr) -> NodeId {
         let wanted = NodeId(attr.ino);
-        let id = if attr.dev == self.main_dev && (2..FRESH_IDS).contains(&attr.ino) && !self.nodes.contains_key(&wanted) {
+        let id = if attr.dev == self.main_dev && (2..FRESH_IDS).contains(&attr.ino) && !self.nodes.contains_key(&wanted)
+        {
             wanted
         } else {
             self.fresh()

@@ -145,7 +145,15 @@ impl<V: Vfs> Vfs for Observed<V> {
         self.inner.read_link(id)
     }
 
-    fn make_node(&self, caller: Caller, parent: NodeId, name: &[u8], kind: Kind, mode: u32, rdev: u64) -> Result<Entry> {
+    fn make_node(
+        &self,
+        caller: Caller,
+        parent: NodeId,
+        name: &[u8],
+        kind: Kind,
+        mode: u32,
+        rdev: u64,
+    ) -> Result<Entry> {
         self.inner.make_node(caller, parent, name, kind, mode, rdev)
     }
 

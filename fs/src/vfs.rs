@@ -95,7 +95,8 @@ pub trait Vfs: Send + Sync + 'static {
     /// Target of a symbolic link.
     fn read_link(&self, id: NodeId) -> Result<Vec<u8>>;
     /// Makes a file (not opened), pipe, socket or device.
-    fn make_node(&self, caller: Caller, parent: NodeId, name: &[u8], kind: Kind, mode: u32, rdev: u64) -> Result<Entry>;
+    fn make_node(&self, caller: Caller, parent: NodeId, name: &[u8], kind: Kind, mode: u32, rdev: u64)
+    -> Result<Entry>;
     /// Makes a directory.
     fn make_dir(&self, caller: Caller, parent: NodeId, name: &[u8], mode: u32) -> Result<Entry>;
     /// Makes a symbolic link.

@@ -260,7 +260,15 @@ impl<B: Backing> Guard<'_, B> {
     }
 
     /// The node for a name of the tree beneath that was just looked at.
-    fn load(&mut self, parent: NodeId, name: &Name, handle: &B::Dir, path: Vec<u8>, zone: Zone, attr: Attr) -> Result<NodeId> {
+    fn load(
+        &mut self,
+        parent: NodeId,
+        name: &Name,
+        handle: &B::Dir,
+        path: Vec<u8>,
+        zone: Zone,
+        attr: Attr,
+    ) -> Result<NodeId> {
         let known = match self.dir(parent)?.children.get(name) {
             Some(Child::Node { id, .. }) => Some(*id),
             _ => None,
@@ -288,9 +296,7 @@ impl<B: Backing> Guard<'_, B> {
                         children: BTreeMap::new(),
                         changed: false,
                     }),
-                    Kind::File => {
-                        Body::File(FileBody { bytes: Bytes::Lower, open: None, writable: false, handles: 0 })
-                    }
+                    Kind::File => Body::File(FileBody { bytes: Bytes::Lower, open: None, writable: false, handles: 0 }),
                     Kind::Link => Body::Link(None),
                     _ => Body::Special,
                 };
@@ -431,7 +437,8 @@ impl<B: Backing> Guard<'_, B> {
             }
             _ => {
                 let mode = node.over.mode.unwrap_or(node.base.mode) >> 6;
-                let refused = want.read && mode & 4 == 0 || want.write && mode & 2 == 0 || want.execute && mode & 1 == 0;
+                let refused =
+                    want.read && mode & 4 == 0 || want.write && mode & 2 == 0 || want.execute && mode & 1 == 0;
                 if refused { Err(Status::Access) } else { Ok(()) }
             }
         }
@@ -499,12 +506,22 @@ impl<B: Backing> Vfs for View<B> {
         let node = guard.node(id)?;
         match (&node.body, &node.lower) {
             (Body::Link(Some(target)), _) => Ok(target.clone()),
-            (Body::Link(None), Some(Lower { dir: Some(dir), name: Some(name), .. })) => self.backing.read_link(dir, name),
+            (Body::Link(None), Some(Lower { dir: Some(dir), name: Some(name), .. })) => {
+                self.backing.read_link(dir, name)
+            }
             _ => Err(Status::Invalid),
         }
     }
 
-    fn make_node(&self, caller: Caller, parent: NodeId, name: &[u8], kind: Kind, mode: u32, rdev: u64) -> Result<Entry> {
+    fn make_node(
+        &self,
+        caller: Caller,
+        parent: NodeId,
+        name: &[u8],
+        kind: Kind,
+        mode: u32,
+        rdev: u64,
+    ) -> Result<Entry> {
         self.make(caller, parent, name, names::Making::Node { kind, mode, rdev })
     }
 

@@ -12,10 +12,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context;
-use wink_fs::attr::Time;
 use wink_platform::unix::{front, identity, probe};
-use wink_store::Store;
 use wink_store::Digest;
+use wink_store::Store;
 
 use crate::cli::RunArgs;
 use crate::config::{Config, Own};
@@ -61,27 +60,17 @@ impl Asked {
 
 /// Runs the subcommand; returns the exit code.
 pub fn run(args: RunArgs) -> anyhow::Result<i32> {
-    let asked = Asked {
-        args,
-        began: Instant::now(),
-    };
+    let asked = Asked { args, began: Instant::now() };
     let (task, config) = prepare(&asked)?;
     let policy = asked.args.policy();
     let inside = std::env::var_os(INSIDE).is_some();
     if inside || asked.args.no_cache || !(policy.local.read || policy.local.write) {
-        let reason = if inside {
-            "inside another task, which sees and records all of it"
-        } else {
-            "the cache is switched off"
-        };
+        let reason =
+            if inside { "inside another task, which sees and records all of it" } else { "the cache is switched off" };
         return native::run(&asked, &task, reason.to_owned());
     }
     if task.workspace.parent().is_none() {
-        return native::run(
-            &asked,
-            &task,
-            "the workspace is the whole file system; run it in a project".to_owned(),
-        );
+        return native::run(&asked, &task, "the workspace is the whole file system; run it in a project".to_owned());
     }
     let store = match config.store_dir().and_then(|dir| Ok(Store::open(dir)?)) {
         Ok(store) => store,
@@ -98,22 +87,13 @@ pub fn run(args: RunArgs) -> anyhow::Result<i32> {
 
 fn prepare(asked: &Asked) -> anyhow::Result<(Task, Config)> {
     let args = &asked.args;
-    let current = std::env::current_dir()
-        .context("the current directory cannot be read; does it still exist?")?;
-    let cwd = args
-        .cwd
-        .as_ref()
-        .map_or_else(|| current.clone(), |dir| current.join(dir));
-    let cwd = cwd
-        .canonicalize()
-        .with_context(|| format!("cannot enter {}", cwd.display()))?;
+    let current = std::env::current_dir().context("the current directory cannot be read; does it still exist?")?;
+    let cwd = args.cwd.as_ref().map_or_else(|| current.clone(), |dir| current.join(dir));
+    let cwd = cwd.canonicalize().with_context(|| format!("cannot enter {}", cwd.display()))?;
     let home = std::env::home_dir().and_then(|home| home.canonicalize().ok());
     let workspace = workspace::find(&cwd, home.as_deref())?.root;
     let config = Config::load(&workspace, std::env::vars_os())?;
-    config
-        .notices
-        .iter()
-        .for_each(|notice| crate::complain(notice));
+    config.notices.iter().for_each(|notice| crate::complain(notice));
     let argv = args.command.clone();
     let words: Vec<&[u8]> = argv.iter().map(|word| word.as_encoded_bytes()).collect();
     let mut settings = config.for_task(&words);
@@ -122,10 +102,7 @@ fn prepare(asked: &Asked) -> anyhow::Result<(Task, Config)> {
     let stdin = match args.stdin {
         true => {
             let mut bytes = Vec::new();
-            std::io::stdin()
-                .lock()
-                .read_to_end(&mut bytes)
-                .context("cannot read standard input")?;
+            std::io::stdin().lock().read_to_end(&mut bytes).context("cannot read standard input")?;
             Some(bytes)
         }
         false => None,
@@ -151,28 +128,13 @@ fn prepare(asked: &Asked) -> anyhow::Result<(Task, Config)> {
         &roots,
     );
     let environment = environments.task;
-    let task = Task {
-        workspace,
-        home,
-        cwd,
-        argv,
-        environment,
-        stdin,
-        key: keys.task,
-        own_key: keys.own,
-        settings,
-        roots,
-    };
+    let task = Task { workspace, home, cwd, argv, environment, stdin, keys, settings, roots };
     Ok((task, config))
 }
 
 /// The current directory relative to the workspace; outside it, the absolute one.
 fn relative_cwd(cwd: &Path, workspace: &Path) -> Vec<u8> {
-    cwd.strip_prefix(workspace)
-        .unwrap_or(cwd)
-        .as_os_str()
-        .as_encoded_bytes()
-        .to_vec()
+    cwd.strip_prefix(workspace).unwrap_or(cwd).as_os_str().as_encoded_bytes().to_vec()
 }
 
 /// Declared inputs decide before the command runs: names and contents of every file that matches.
@@ -181,30 +143,16 @@ fn declared_inputs(workspace: &Path, globs: &[String]) -> anyhow::Result<Vec<(St
         return Ok(Vec::new());
     }
     let mut found = Vec::new();
-    for entry in ignore::WalkBuilder::new(workspace)
-        .standard_filters(false)
-        .sort_by_file_name(Ord::cmp)
-        .build()
-    {
+    for entry in ignore::WalkBuilder::new(workspace).standard_filters(false).sort_by_file_name(Ord::cmp).build() {
         let entry = entry.context("cannot look for the declared inputs")?;
-        let relative = entry
-            .path()
-            .strip_prefix(workspace)
-            .unwrap_or(entry.path())
-            .as_os_str()
-            .as_encoded_bytes();
+        let relative = entry.path().strip_prefix(workspace).unwrap_or(entry.path()).as_os_str().as_encoded_bytes();
         if entry.file_type().is_some_and(|kind| kind.is_file())
-            && globs
-                .iter()
-                .any(|glob| crate::config::matches_glob(glob, relative))
+            && globs.iter().any(|glob| crate::config::matches_glob(glob, relative))
         {
-            let mut file = std::fs::File::open(entry.path())
-                .with_context(|| format!("cannot read {}", entry.path().display()))?;
+            let mut file =
+                std::fs::File::open(entry.path()).with_context(|| format!("cannot read {}", entry.path().display()))?;
             let digest = crate::engine::tree::hash(&mut file, &[])?.digest;
-            found.push((
-                String::from_utf8_lossy(relative).into_owned(),
-                digest.0.to_vec(),
-            ));
+            found.push((String::from_utf8_lossy(relative).into_owned(), digest.0.to_vec()));
         }
     }
     Ok(found)
@@ -217,9 +165,7 @@ fn executable(argv: &[OsString], cwd: &Path) -> Option<(String, Vec<u8>)> {
         cwd.join(program)
     } else {
         let path = std::env::var_os("PATH")?;
-        std::env::split_paths(&path)
-            .map(|dir| cwd.join(dir).join(program))
-            .find(|path| path.is_file())?
+        std::env::split_paths(&path).map(|dir| cwd.join(dir).join(program)).find(|path| path.is_file())?
     };
     let mut file = std::fs::File::open(&found).ok()?;
     let digest = crate::engine::tree::hash(&mut file, &[]).ok()?.digest;
@@ -237,16 +183,11 @@ pub struct Missed {
 }
 
 fn cached(asked: &Asked, task: &Task, store: Store) -> anyhow::Result<i32> {
-    let engine = Engine {
-        store: &store,
-        task,
-    };
+    let engine = Engine { store: &store, task };
     let mut tree = Tree::new(&store);
     let standing = match task.settings.own {
         Own::Observe => Standing::default(),
-        Own::Carry | Own::Hide => {
-            standing(&left(&store, &task.own_key)?, engine.workspace(), &mut tree)?
-        }
+        Own::Carry | Own::Hide => standing(&left(&store, &task.keys.own)?, engine.workspace(), &mut tree)?,
     };
     let mut found = match (asked.args.force, asked.args.policy().local.read) {
         (true, _) => Found::not_asked("--force"),
@@ -259,7 +200,7 @@ fn cached(asked: &Asked, task: &Task, store: Store) -> anyhow::Result<i32> {
             Ok(plan) => {
                 let mut report = Report {
                     status: Status::Hit,
-                    task_key: Some(task.key.0.to_string()),
+                    task_key: Some(task.keys.task.0.to_string()),
                     record: Some(head.id.0.to_string()),
                     exit_code: head.exit_code,
                     command_ms: head.command_ms,
@@ -275,15 +216,13 @@ fn cached(asked: &Asked, task: &Task, store: Store) -> anyhow::Result<i32> {
                     return Ok(asked.deliver(report));
                 }
                 let captured = store.captured(&head.id)?;
-                let newest = tree
-                    .newest(|path| !standing.contains(path))
-                    .unwrap_or_default();
+                let newest = tree.newest(|path| !standing.contains(path)).unwrap_or_default();
                 report.restored_as = engine.restore(&plan, newest)?;
                 report.restore_ms = asked.elapsed_ms() - lookup_ms;
                 replay(&captured);
                 // What is remembered for the next run is no reason to spoil this one.
                 let _ = store.touch(&head.id, now_ms());
-                let _ = store.set_last(engine.workspace(), &task.own_key, &head.id, now_ms());
+                let _ = store.set_last(engine.workspace(), &task.keys.own, &head.id, now_ms());
                 tree.save();
                 return Ok(asked.deliver(report));
             }
@@ -295,17 +234,13 @@ fn cached(asked: &Asked, task: &Task, store: Store) -> anyhow::Result<i32> {
             Err(NoPlan::Failed(error)) => return Err(error),
         }
     }
-    let missed = Missed {
-        found,
-        standing,
-        lookup_ms,
-    };
+    let missed = Missed { found, standing, lookup_ms };
     if asked.args.dry_run {
         let report = Report {
             status: Status::Miss,
             reason: Some(missed.found.reason),
             first_difference: missed.found.difference,
-            task_key: Some(task.key.0.to_string()),
+            task_key: Some(task.keys.task.0.to_string()),
             lookup_ms,
             ..Report::default()
         };
@@ -316,43 +251,24 @@ fn cached(asked: &Asked, task: &Task, store: Store) -> anyhow::Result<i32> {
     drop(tree);
     // A database connection must not cross a fork: the engine opens its own.
     drop(store);
-    Ok(front::split(|announcer| {
-        miss::engine(asked, task, &dir, missed, announcer)
-    })?)
+    Ok(front::split(|announcer| miss::engine(asked, task, &dir, missed, announcer))?)
 }
 
 impl Found {
     fn not_asked(reason: &str) -> Found {
-        Found {
-            hit: None,
-            difference: None,
-            reason: reason.to_owned(),
-            damage: None,
-        }
+        Found { hit: None, difference: None, reason: reason.to_owned(), damage: None }
     }
 }
 
 /// What wink adds to a command that could not be started, since there is no shell to say it.
-pub fn not_started(
-    outcome: &wink_platform::unix::task::Outcome,
-    argv: &[OsString],
-) -> Option<String> {
+pub fn not_started(outcome: &wink_platform::unix::task::Outcome, argv: &[OsString]) -> Option<String> {
     use wink_platform::unix::task::Outcome;
-    let name = argv
-        .first()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default();
+    let name = argv.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     match outcome {
         Outcome::NotFound => Some(format!("{name}: command not found")),
-        Outcome::NotExecutable(errno) => Some(format!(
-            "{name}: cannot be executed: {}",
-            std::io::Error::from_raw_os_error(*errno)
-        )),
+        Outcome::NotExecutable(errno) => {
+            Some(format!("{name}: cannot be executed: {}", std::io::Error::from_raw_os_error(*errno)))
+        }
         _ => None,
     }
-}
-
-/// The newest modification time that may be shown for a changed input: now.
-pub fn now() -> Time {
-    Time::now()
 }

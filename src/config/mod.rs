@@ -16,5 +16,4 @@ mod suggest;
 mod units;
 
 pub use keys::{Config, EnvMode, EnvSettings, Own, Scope, Settings};
-#[allow(unused_imports)] // Until the engine calls it.
 pub use pattern::matches_glob;

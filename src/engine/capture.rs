@@ -18,9 +18,9 @@ use wink_fs::zone::{Zones, join};
 use wink_platform::unix::backing::RealBacking;
 use wink_platform::unix::real_file::RealFile;
 use wink_store::Digest;
-use wink_store::{Entry, Manifest, Output};
 use wink_store::TreePath;
 use wink_store::{Captured, RecordHead, Stream};
+use wink_store::{Entry, Manifest, Output};
 use wink_store::{Observation, Seen, Trace};
 
 use super::Engine;
@@ -100,8 +100,14 @@ impl<'s> Engine<'s> {
     /// See the module.
     pub fn capture(&self, run: Yield<'_>, tree: &mut Tree<'s>) -> anyhow::Result<Harvest> {
         tree.start_over();
-        let mut capture =
-            Capture { engine: self, run, tree, out: Harvest::default(), entries: BTreeMap::new(), left: HashMap::new() };
+        let mut capture = Capture {
+            engine: self,
+            run,
+            tree,
+            out: Harvest::default(),
+            entries: BTreeMap::new(),
+            left: HashMap::new(),
+        };
         let changes = std::mem::take(&mut capture.run.delta.changes);
         for changed in changes {
             let shown = String::from_utf8_lossy(&changed.path).into_owned();
@@ -179,7 +185,8 @@ impl Capture<'_, '_> {
 
     /// Stores a changed file. `None` if nothing but its times changed.
     fn file(&mut self, path: &[u8], relative: &[u8], source: Source, attr: &Attr) -> anyhow::Result<Option<Output>> {
-        let beneath = self.tree.attr(path)?.filter(|beneath| beneath.kind == Kind::File && !self.run.hidden.contains(path));
+        let beneath =
+            self.tree.attr(path)?.filter(|beneath| beneath.kind == Kind::File && !self.run.hidden.contains(path));
         let (digest, size) = match source {
             // A blob must never change again, and whoever still runs may hold the staged file open.
             Source::Staged(staged) if self.run.live => self.adopt_copy(self.run.backing.open_staged(staged)?)?,
@@ -202,7 +209,14 @@ impl Capture<'_, '_> {
                 let mode = (beneath.mode != attr.mode).then_some(attr.mode);
                 Deed::Attributes { path: relative.to_vec(), mode, mtime: attr.mtime }
             }
-            _ => Deed::File { path: relative.to_vec(), digest, size, mode: attr.mode, mtime: attr.mtime, owner: owner(attr) },
+            _ => Deed::File {
+                path: relative.to_vec(),
+                digest,
+                size,
+                mode: attr.mode,
+                mtime: attr.mtime,
+                owner: owner(attr),
+            },
         });
         Ok(Some(Output::File { digest, size, mode: attr.mode }))
     }
@@ -388,7 +402,12 @@ impl Capture<'_, '_> {
         self.out.bound_workspace |= carried.head.bound_workspace.is_some();
         self.out.bound_home |= carried.head.bound_home.is_some();
         let standing = Standing {
-            paths: carried.outputs.keys().map(|relative| join(self.engine.workspace(), relative)).chain(self.run.hidden.iter().cloned()).collect(),
+            paths: carried
+                .outputs
+                .keys()
+                .map(|relative| join(self.engine.workspace(), relative))
+                .chain(self.run.hidden.iter().cloned())
+                .collect(),
             outputs: BTreeMap::new(),
         };
         let earlier: Vec<(TreePath, Seen)> =
@@ -412,10 +431,14 @@ impl Capture<'_, '_> {
     fn notes(&mut self) {
         if let Some((path, count)) = &self.run.notes.outside {
             let more = if *count > 1 { format!(" (and {} more changes)", count - 1) } else { String::new() };
-            self.out.doubts.insert(0, format!("the command wrote outside the workspace: {}{more}", String::from_utf8_lossy(path)));
+            self.out
+                .doubts
+                .insert(0, format!("the command wrote outside the workspace: {}{more}", String::from_utf8_lossy(path)));
         }
         if let Some(path) = &self.run.notes.split_link {
-            self.out.doubts.push(format!("the command changed {}, which has other names (hard links)", self.shown(path)));
+            self.out
+                .doubts
+                .push(format!("the command changed {}, which has other names (hard links)", self.shown(path)));
         }
     }
 
@@ -423,7 +446,11 @@ impl Capture<'_, '_> {
         let entries = std::mem::take(&mut self.entries);
         let oldest = entries.values().map(|(_, mtime)| mtime.0).filter(|mtime| *mtime != 0).min().unwrap_or(0);
         for (relative, (entry, mtime)) in entries {
-            if entry.modified && entry.output != Output::Removed && self.out.changed_ignored.is_none() && self.is_git_ignored(&relative, &entry) {
+            if entry.modified
+                && entry.output != Output::Removed
+                && self.out.changed_ignored.is_none()
+                && self.is_git_ignored(&relative, &entry)
+            {
                 self.out.changed_ignored = Some(relative);
             }
             self.out.times.push(u64::try_from(mtime.0 - oldest).unwrap_or(0));

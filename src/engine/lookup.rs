@@ -6,15 +6,16 @@
 
 use std::io;
 
-use wink_store::StoreError;
-use wink_store::{Root, TreePath};
 use wink_store::RecordHead;
+use wink_store::StoreError;
 use wink_store::{Observation, Trace};
+use wink_store::{Root, TreePath};
 
 use super::Engine;
 use super::own::Standing;
 use super::tree::{Tree, look};
 use crate::config::Own;
+use crate::key::KeyParts;
 use crate::report::Difference;
 
 /// What a lookup found.
@@ -38,10 +39,14 @@ struct Miss {
 impl Engine<'_> {
     /// Tries every candidate.
     pub fn lookup(&self, tree: &mut Tree<'_>, standing: &Standing) -> Result<Found, StoreError> {
-        let candidates = self.store.candidates(&self.task.key)?;
+        let candidates = self.store.candidates(&self.task.keys.task)?;
         let mut found = Found { hit: None, difference: None, reason: "first run".to_owned(), damage: None };
         let workspace = self.workspace();
-        let nearest = self.store.last(workspace, &self.task.own_key)?;
+        if candidates.is_empty() {
+            found.reason = self.explain_key()?;
+            return Ok(found);
+        }
+        let nearest = self.store.last(workspace, &self.task.keys.own)?;
         let mut explained = false;
         for head in candidates {
             match self.try_record(&head, tree, standing) {
@@ -73,12 +78,43 @@ impl Engine<'_> {
         Ok(found)
     }
 
+    /// Why no record has this task key: what it differs in from the key of an earlier run of the command here.
+    fn explain_key(&self) -> Result<String, StoreError> {
+        let parts = &self.task.keys.parts;
+        let mut other_arguments = false;
+        for earlier in self.store.recent_keys(self.workspace())? {
+            // Parts of another version of wink explain nothing.
+            let Ok(earlier) = serde_json::from_slice::<KeyParts>(&earlier) else { continue };
+            if earlier == *parts {
+                return Ok("no earlier run left a record".to_owned());
+            }
+            if earlier.argv == parts.argv {
+                return Ok(parts
+                    .first_difference(&earlier)
+                    .map_or("first run".to_owned(), |what| format!("{what} changed")));
+            }
+            other_arguments |= earlier.argv.first() == parts.argv.first() && earlier.cwd == parts.cwd;
+        }
+        Ok(if other_arguments { "first run with this command line".to_owned() } else { "first run".to_owned() })
+    }
+
+    /// Remembers the task key for such explanations.
+    pub fn remember_key(&self) -> Result<(), StoreError> {
+        let parts = serde_json::to_vec(&self.task.keys.parts).unwrap_or_default();
+        self.store.remember_key(self.workspace(), &self.task.keys.task, &parts)
+    }
+
     /// The workspace's absolute path as bytes.
     pub fn workspace(&self) -> &[u8] {
         self.task.workspace.as_os_str().as_encoded_bytes()
     }
 
-    fn try_record(&self, head: &RecordHead, tree: &mut Tree<'_>, standing: &Standing) -> Result<Result<u64, Miss>, StoreError> {
+    fn try_record(
+        &self,
+        head: &RecordHead,
+        tree: &mut Tree<'_>,
+        standing: &Standing,
+    ) -> Result<Result<u64, Miss>, StoreError> {
         let elsewhere = |what: &str, path: &[u8]| Miss {
             reason: format!("the recorded outputs name their {what} {}", String::from_utf8_lossy(path)),
             difference: None,
@@ -93,7 +129,8 @@ impl Engine<'_> {
         let trace = self.store.trace(&head.fingerprint)?;
         for path in self.task.roots.extra_probes(head.depth, &trace).absent {
             if !matches!(look(&path), Ok(None)) {
-                let difference = Difference { path: show(&path), recorded: "absent".to_owned(), present: "present".to_owned() };
+                let difference =
+                    Difference { path: show(&path), recorded: "absent".to_owned(), present: "present".to_owned() };
                 return Ok(Err(Miss { reason: format!("{} appeared", difference.path), difference: Some(difference) }));
             }
         }

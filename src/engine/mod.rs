@@ -21,9 +21,9 @@ pub mod tree;
 use std::path::PathBuf;
 
 use wink_store::Store;
-use wink_store::{OwnKey, TaskKey};
 
 use crate::config::Settings;
+use crate::key::Keys;
 use crate::roots::Roots;
 
 /// One task: what was asked, and where.
@@ -40,10 +40,8 @@ pub struct Task {
     pub environment: Vec<(std::ffi::OsString, std::ffi::OsString)>,
     /// Its standard input; `None` is empty.
     pub stdin: Option<Vec<u8>>,
-    /// The task key.
-    pub key: TaskKey,
-    /// The key of its own outputs.
-    pub own_key: OwnKey,
+    /// Its keys, and what they are made of.
+    pub keys: Keys,
     /// How it is to be run.
     pub settings: Settings,
     /// Symbolic roots.

@@ -9,10 +9,10 @@ use std::io;
 
 use wink_fs::attr::Kind;
 use wink_fs::zone::join;
+use wink_store::OwnKey;
 use wink_store::Store;
 use wink_store::StoreError;
 use wink_store::{Manifest, Output};
-use wink_store::OwnKey;
 
 use super::tree::{Tree, list, os};
 

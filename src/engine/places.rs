@@ -13,8 +13,7 @@ use super::Task;
 pub const UNTRACKED: [&str; 5] = ["/proc", "/sys", "/dev", "/run", "/tmp"];
 
 /// Directories that only the system's own package manager changes, so that the kernel may keep what it was told of them.
-const SETTLED: [&str; 10] =
-    ["/usr", "/etc", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/nix"];
+const SETTLED: [&str; 10] = ["/usr", "/etc", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/nix"];
 
 /// Caches of tools in the home directory: their content is decided by what the tool checks itself (lock files, digests), never by
 /// what lies there.

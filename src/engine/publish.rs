@@ -10,8 +10,8 @@ use std::io;
 use anyhow::Context;
 use wink_fs::attr::Time;
 use wink_platform::unix::place::Placer;
-use wink_store::Store;
 use wink_store::Digest;
+use wink_store::Store;
 
 use super::Engine;
 use super::own::Standing;
@@ -101,7 +101,8 @@ pub fn lock(store: &Store, workspace: &[u8]) -> io::Result<PublishLock> {
     let dir = store.dir().join("locks");
     std::fs::create_dir_all(&dir)?;
     // Lock files are never removed: a removed one could be locked by two at once.
-    let file = File::options().create(true).truncate(false).write(true).open(dir.join(Digest::of(workspace).to_string()))?;
+    let file =
+        File::options().create(true).truncate(false).write(true).open(dir.join(Digest::of(workspace).to_string()))?;
     file.lock()?;
     Ok(PublishLock { _file: file })
 }
@@ -124,7 +125,8 @@ impl Engine<'_> {
         }
         let root = &self.task.workspace;
         let placer = Placer::new(root).with_context(|| format!("cannot open the workspace {}", root.display()))?;
-        let mut removals: Vec<&Deed> = deeds.iter().chain(&leftovers).filter(|deed| matches!(deed, Deed::Remove { .. })).collect();
+        let mut removals: Vec<&Deed> =
+            deeds.iter().chain(&leftovers).filter(|deed| matches!(deed, Deed::Remove { .. })).collect();
         // A file that makes way for a directory, or the other way round, must go first; the rest goes last, deepest first.
         removals.sort_by(|one, other| other.path().cmp(one.path()));
         let replaced: HashSet<&[u8]> = conflicts(deeds, &placer)?;
@@ -141,7 +143,9 @@ impl Engine<'_> {
         // Parents sort before what is in them. A directory without write permission gets its mode once it is filled.
         for deed in &dirs {
             if let Deed::Dir { path, mode, .. } = deed {
-                placer.make_dir(path, mode | 0o700).with_context(|| format!("cannot make the directory {}", os(path).display()))?;
+                placer
+                    .make_dir(path, mode | 0o700)
+                    .with_context(|| format!("cannot make the directory {}", os(path).display()))?;
             }
         }
         for deed in rest {
@@ -193,10 +197,8 @@ fn conflicts<'d>(deeds: &'d [Deed], placer: &Placer) -> io::Result<HashSet<&'d [
             Deed::File { .. } | Deed::Link { .. } => false,
             _ => continue,
         };
-        if let Some(attr) = placer.stat(deed.path())? {
-            if (attr.kind == wink_fs::attr::Kind::Dir) != wants_dir {
-                conflicts.insert(deed.path());
-            }
+        if placer.stat(deed.path())?.is_some_and(|attr| (attr.kind == wink_fs::attr::Kind::Dir) != wants_dir) {
+            conflicts.insert(deed.path());
         }
     }
     Ok(conflicts)

@@ -14,8 +14,8 @@ use wink_fs::attr::{Attr, Kind, Time};
 use wink_fs::zone::join;
 use wink_platform::unix::place::{Placed, Placer};
 use wink_store::StoreError;
-use wink_store::{Entry, Manifest, Output};
 use wink_store::{Captured, RecordHead, Stream};
+use wink_store::{Entry, Manifest, Output};
 
 use super::Engine;
 use super::own::Standing;
@@ -131,7 +131,9 @@ impl Engine<'_> {
         for index in dirs {
             if let Output::Dir { mode } = entries[index].output {
                 let path = &entries[index].path;
-                placer.make_dir(path, mode).with_context(|| format!("cannot make the directory {}", os(path).display()))?;
+                placer
+                    .make_dir(path, mode)
+                    .with_context(|| format!("cannot make the directory {}", os(path).display()))?;
             }
         }
         let times = spread(plan, &files, newest_input);
@@ -175,7 +177,9 @@ fn stands(entry: &Entry, absolute: &[u8], attr: Option<&Attr>, tree: &mut Tree<'
     let Some(attr) = attr else { return Ok(false) };
     Ok(match &entry.output {
         Output::File { digest, size, mode } => {
-            attr.kind == Kind::File && (attr.size, attr.mode) == (*size, *mode) && tree.digest(absolute, attr)? == *digest
+            attr.kind == Kind::File
+                && (attr.size, attr.mode) == (*size, *mode)
+                && tree.digest(absolute, attr)? == *digest
         }
         Output::Link { target } => {
             attr.kind == Kind::Link && std::fs::read_link(os(absolute))?.as_os_str().as_bytes() == target
@@ -227,10 +231,12 @@ fn in_parallel(
         return run(items);
     }
     std::thread::scope(|scope| {
-        let parts: Vec<_> = items.chunks(items.len().div_ceil(threads)).map(|part| scope.spawn(move || run(part))).collect();
+        let parts: Vec<_> =
+            items.chunks(items.len().div_ceil(threads)).map(|part| scope.spawn(move || run(part))).collect();
         let mut total = (0, 0);
         for part in parts {
-            let (reflinked, copied) = part.join().map_err(|_| anyhow::anyhow!("a thread that placed files stopped"))??;
+            let (reflinked, copied) =
+                part.join().map_err(|_| anyhow::anyhow!("a thread that placed files stopped"))??;
             total = (total.0 + reflinked, total.1 + copied);
         }
         Ok(total)

@@ -50,6 +50,7 @@ pub struct Ran {
     /// Keeps the view served; to be held as long as any process of the task lives.
     pub serving: Option<Serving>,
     /// Holds the staged files.
+    #[allow(dead_code, reason = "held for its end: dropping it removes the directory")]
     pub staging: Staging,
 }
 
@@ -138,7 +139,8 @@ impl Engine<'_> {
 /// Serves the view that the child mounts, and returns its root when the child is inside.
 fn welcome(view: Arc<TaskView>, door: Door) -> Result<(Serving, OwnedFd), String> {
     let device = door.receive(MOUNT_TIMEOUT).map_err(|error| error.to_string())?;
-    let serving = serve(view.clone(), device, THREADS).map_err(|error| format!("the view cannot be served: {error}"))?;
+    let serving =
+        serve(view.clone(), device, THREADS).map_err(|error| format!("the view cannot be served: {error}"))?;
     let root = door.entered().map_err(|error| error.to_string())?;
     Ok((serving, root))
 }

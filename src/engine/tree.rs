@@ -13,9 +13,9 @@ use std::path::Path;
 
 use memchr::memmem::Finder;
 use wink_fs::attr::{Attr, Kind, Time};
-use wink_store::Store;
 use wink_store::Digest;
 use wink_store::FileStamp;
+use wink_store::Store;
 use wink_store::{Observation, OpaqueKind, listing_digest};
 
 use crate::roots::Roots;
@@ -75,7 +75,13 @@ impl<'s> Tree<'s> {
     }
 
     /// The fact about a path, with the names in `hides` left out of a listing.
-    pub fn fact(&mut self, path: &[u8], listing: bool, roots: &Roots, hides: impl Fn(&[u8]) -> bool) -> io::Result<Observation> {
+    pub fn fact(
+        &mut self,
+        path: &[u8],
+        listing: bool,
+        roots: &Roots,
+        hides: impl Fn(&[u8]) -> bool,
+    ) -> io::Result<Observation> {
         let Some(attr) = self.attr(path)? else { return Ok(Observation::Absent) };
         Ok(match attr.kind {
             Kind::Dir if listing => {

@@ -7,6 +7,7 @@
 
 mod digests;
 mod insert;
+mod keys;
 mod last;
 
 use std::sync::{MutexGuard, PoisonError};

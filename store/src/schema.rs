@@ -85,6 +85,13 @@ CREATE TABLE last (
     PRIMARY KEY (workspace, own_key)
 ) WITHOUT ROWID;
 CREATE INDEX last_by_record ON last (record_id);
+CREATE TABLE keys (
+    workspace BLOB NOT NULL,
+    task_key BLOB NOT NULL,
+    parts BLOB NOT NULL,
+    turn INTEGER NOT NULL,
+    PRIMARY KEY (workspace, task_key)
+) WITHOUT ROWID;
 CREATE TABLE digests (
     dev INTEGER NOT NULL,
     ino INTEGER NOT NULL,
@@ -98,12 +105,13 @@ CREATE TABLE digests (
 ";
 
 /// Touches every table and column group, so that a foreign or half-made index is noticed when it is opened.
-const PROBES: [&str; 6] = [
+const PROBES: [&str; 7] = [
     "SELECT name, value FROM meta LIMIT 0",
     "SELECT id, task_key, own_key, usable, seal, captured FROM records LIMIT 0",
     "SELECT fingerprint, bytes FROM traces LIMIT 0",
     "SELECT digest, bytes FROM trees LIMIT 0",
     "SELECT workspace, own_key, record_id, at_ms, turn FROM last LIMIT 0",
+    "SELECT workspace, task_key, parts, turn FROM keys LIMIT 0",
     "SELECT dev, ino, size, mtime_ns, ctime_ns, digest, hashed_at_ns FROM digests LIMIT 0",
 ];
 

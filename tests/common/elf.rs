@@ -12,11 +12,7 @@ const PT_INTERP: u32 = 3;
 /// The interpreter that `program` names in its first bytes, if any.
 pub fn interpreter(program: &Path) -> Option<PathBuf> {
     let mut head = Vec::new();
-    File::open(program)
-        .ok()?
-        .take(64 * 1024)
-        .read_to_end(&mut head)
-        .ok()?;
+    File::open(program).ok()?.take(64 * 1024).read_to_end(&mut head).ok()?;
     if let Some(line) = head.strip_prefix(b"#!") {
         let line = line.split(|&byte| byte == b'\n').next()?.trim_ascii();
         let name = line.split(|&byte| byte == b' ' || byte == b'\t').next()?;
@@ -28,25 +24,15 @@ pub fn interpreter(program: &Path) -> Option<PathBuf> {
     }
     let number = |at: usize, bytes: usize| -> Option<usize> {
         let field = head.get(at..at + bytes)?;
-        Some(
-            field
-                .iter()
-                .rev()
-                .fold(0usize, |value, &byte| value << 8 | byte as usize),
-        )
+        Some(field.iter().rev().fold(0usize, |value, &byte| value << 8 | byte as usize))
     };
     let (table, size, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
-    (0..count)
-        .map(|index| table + index * size)
-        .find_map(|header| {
-            if number(header, 4)? as u32 != PT_INTERP {
-                return None;
-            }
-            let (offset, length) = (number(header + 8, 8)?, number(header + 32, 8)?);
-            let name = head
-                .get(offset..offset + length)?
-                .split(|&byte| byte == 0)
-                .next()?;
-            Some(PathBuf::from(OsStr::from_bytes(name)))
-        })
+    (0..count).map(|index| table + index * size).find_map(|header| {
+        if number(header, 4)? as u32 != PT_INTERP {
+            return None;
+        }
+        let (offset, length) = (number(header + 8, 8)?, number(header + 32, 8)?);
+        let name = head.get(offset..offset + length)?.split(|&byte| byte == 0).next()?;
+        Some(PathBuf::from(OsStr::from_bytes(name)))
+    })
 }

@@ -14,10 +14,7 @@ pub fn lua(world: &World) -> Result<String, String> {
         world.write(path.file_name().unwrap(), fs::read(&path).unwrap());
     }
     for name in ["Makefile", "main.c"] {
-        world.write(
-            name,
-            fs::read(tools::tests().join("fixtures/lua").join(name)).unwrap(),
-        );
+        world.write(name, fs::read(tools::tests().join("fixtures/lua").join(name)).unwrap());
     }
     Ok("make -s -j2".into())
 }
@@ -29,10 +26,7 @@ pub fn typescript(world: &World) -> Result<String, String> {
         "sourceMap": true, "incremental": true, "tsBuildInfoFile": "tsconfig.tsbuildinfo", "rootDir": "src",
         "outDir": "dist", "types": [], "lib": ["ES2020"] }, "include": ["src"] }"#;
     world.write("tsconfig.json", config);
-    world.write(
-        "package.json",
-        r#"{ "name": "fixture", "version": "1.0.0", "private": true }"#,
-    );
+    world.write("package.json", r#"{ "name": "fixture", "version": "1.0.0", "private": true }"#);
     for number in 0..8 {
         let import = match number {
             0 => String::new(),
@@ -54,15 +48,9 @@ pub fn cargo(world: &World) -> Result<String, String> {
         "Cargo.toml",
         "[package]\nname = \"small\"\nversion = \"0.1.0\"\nedition = \"2021\"\n\n[workspace]\n\n[profile.dev]\ndebug = false\n",
     );
-    world.write(
-        "src/lib.rs",
-        "pub fn answer() -> u32 {\n    include!(\"answer.in\")\n}\n",
-    );
+    world.write("src/lib.rs", "pub fn answer() -> u32 {\n    include!(\"answer.in\")\n}\n");
     world.write("src/answer.in", "42\n");
-    world.write(
-        "src/main.rs",
-        "fn main() {\n    println!(\"{} {}\", small::answer(), env!(\"STAMP\"));\n}\n",
-    );
+    world.write("src/main.rs", "fn main() {\n    println!(\"{} {}\", small::answer(), env!(\"STAMP\"));\n}\n");
     world.write(
         "build.rs",
         "fn main() {\n    println!(\"cargo:rerun-if-changed=stamp.txt\");\n    let s = std::fs::read_to_string(\"stamp.txt\").unwrap();\n    println!(\"cargo:rustc-env=STAMP={}\", s.trim());\n}\n",
@@ -88,12 +76,7 @@ with open("build/sum.txt", "w") as out:
 print("summed", len(names), "files:", total)
 "#;
     world.write("sum.py", script);
-    for (name, text) in [
-        ("a", "1\n2\n"),
-        ("b", "3\n"),
-        ("sub/c", "4\n"),
-        ("sub/deeper/d", "5\n"),
-    ] {
+    for (name, text) in [("a", "1\n2\n"), ("b", "3\n"), ("sub/c", "4\n"), ("sub/deeper/d", "5\n")] {
         world.write(format!("data/{name}.txt"), text);
     }
     world.write("data/readme.md", "not a number\n");
@@ -118,10 +101,7 @@ mv out.new out
 echo done
 echo warned >&2
 "#;
-    world.script(
-        "pipeline.sh",
-        script.replace("[ -e strict.flag ] && grep", "! [ -e strict.flag ] || grep"),
-    );
+    world.script("pipeline.sh", script.replace("[ -e strict.flag ] && grep", "! [ -e strict.flag ] || grep"));
     world.write("words/one.txt", "pear\napple\nfig\n");
     world.write("words/two.txt", "kiwi\napple\n");
     world.write("unused/notes.txt", "nobody reads this\n");
@@ -130,17 +110,8 @@ echo warned >&2
 
 /// A static binary (compiled here, natively) that reads by mmap.
 pub fn static_reader(world: &World) -> Result<String, String> {
-    compile(
-        &tools::tests().join("fixtures/c/reader.c"),
-        &world.ws.join("reader"),
-        &["-static"],
-    )?;
-    world.write(
-        "input/big.bin",
-        (0..200_000u32)
-            .map(|n| (n * 7 % 251) as u8)
-            .collect::<Vec<_>>(),
-    );
+    compile(&tools::tests().join("fixtures/c/reader.c"), &world.ws.join("reader"), &["-static"])?;
+    world.write("input/big.bin", (0..200_000u32).map(|n| (n * 7 % 251) as u8).collect::<Vec<_>>());
     world.write("input/other.txt", "listed, not read\n");
     world.write("beside.txt", "neither\n");
     Ok("./reader input/big.bin input out.txt".into())
@@ -149,20 +120,10 @@ pub fn static_reader(world: &World) -> Result<String, String> {
 /// Compiles one C file natively.
 pub fn compile(source: &Path, binary: &Path, flags: &[&str]) -> Result<(), String> {
     let gcc = tools::gcc()?;
-    let run = Command::new(gcc)
-        .arg("-O1")
-        .args(flags)
-        .arg("-o")
-        .arg(binary)
-        .arg(source)
-        .output();
+    let run = Command::new(gcc).arg("-O1").args(flags).arg("-o").arg(binary).arg(source).output();
     let run = run.map_err(|error| error.to_string())?;
     match run.status.success() {
         true => Ok(()),
-        false => Err(format!(
-            "gcc {flags:?} {}: {}",
-            source.display(),
-            String::from_utf8_lossy(&run.stderr)
-        )),
+        false => Err(format!("gcc {flags:?} {}: {}", source.display(), String::from_utf8_lossy(&run.stderr))),
     }
 }

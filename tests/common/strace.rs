@@ -114,17 +114,8 @@ fn split(pid: u32, text: &str) -> Option<Call> {
     }
     let end = end?;
     args.push(current.trim().to_owned());
-    let result = text[end + 1..]
-        .trim_start()
-        .strip_prefix('=')?
-        .trim()
-        .to_owned();
-    Some(Call {
-        pid,
-        name: text[..open].to_owned(),
-        args,
-        result,
-    })
+    let result = text[end + 1..].trim_start().strip_prefix('=')?.trim().to_owned();
+    Some(Call { pid, name: text[..open].to_owned(), args, result })
 }
 
 /// The bytes of a quoted argument.
@@ -147,9 +138,7 @@ fn unquote(arg: &str) -> Option<PathBuf> {
             b'v' => 11,
             b'f' => 12,
             b'x' => {
-                let value =
-                    u8::from_str_radix(std::str::from_utf8(inner.get(at..at + 2)?).ok()?, 16)
-                        .ok()?;
+                let value = u8::from_str_radix(std::str::from_utf8(inner.get(at..at + 2)?).ok()?, 16).ok()?;
                 at += 2;
                 value
             }
@@ -157,9 +146,7 @@ fn unquote(arg: &str) -> Option<PathBuf> {
                 let mut value = u32::from(code - b'0');
                 for _ in 0..2 {
                     match inner.get(at) {
-                        Some(&digit @ b'0'..=b'7') => {
-                            (value, at) = (value * 8 + u32::from(digit - b'0'), at + 1)
-                        }
+                        Some(&digit @ b'0'..=b'7') => (value, at) = (value * 8 + u32::from(digit - b'0'), at + 1),
                         _ => break,
                     }
                 }
@@ -175,14 +162,9 @@ fn unquote(arg: &str) -> Option<PathBuf> {
 fn annotated(arg: &str) -> Option<PathBuf> {
     let (_, rest) = arg.split_once('<')?;
     let path = rest.strip_suffix('>')?;
-    let path = path
-        .strip_suffix(">(deleted)")
-        .or(path.strip_suffix("(deleted)"))
-        .unwrap_or(path);
+    let path = path.strip_suffix(">(deleted)").or(path.strip_suffix("(deleted)")).unwrap_or(path);
     // A name with odd bytes is escaped as in a quoted argument.
-    path.starts_with('/')
-        .then(|| unquote(&format!("\"{path}\"")))
-        .flatten()
+    path.starts_with('/').then(|| unquote(&format!("\"{path}\""))).flatten()
 }
 
 /// Reads the calls of one command that was started in `cwd`.
@@ -190,20 +172,13 @@ pub fn witness(calls: &[Call], cwd: &Path) -> Seen {
     let mut seen = Seen::default();
     let mut cwds: HashMap<u32, PathBuf> = HashMap::new();
     // A child's first calls may stand in the log before its parent's fork returns: who forked whom is read first.
-    let forks = calls
-        .iter()
-        .filter(|call| matches!(call.name.as_str(), "clone" | "clone3" | "fork" | "vfork"));
-    let parents: HashMap<u32, u32> = forks
-        .filter_map(|call| Some((call.result.split(' ').next()?.parse().ok()?, call.pid)))
-        .collect();
+    let forks = calls.iter().filter(|call| matches!(call.name.as_str(), "clone" | "clone3" | "fork" | "vfork"));
+    let parents: HashMap<u32, u32> =
+        forks.filter_map(|call| Some((call.result.split(' ').next()?.parse().ok()?, call.pid))).collect();
     for call in calls {
         let here = cwds.get(&call.pid).cloned().unwrap_or_else(|| {
-            let mut lineage =
-                std::iter::successors(parents.get(&call.pid), |pid| parents.get(pid)).take(100);
-            lineage
-                .find_map(|pid| cwds.get(pid))
-                .cloned()
-                .unwrap_or_else(|| cwd.to_path_buf())
+            let mut lineage = std::iter::successors(parents.get(&call.pid), |pid| parents.get(pid)).take(100);
+            lineage.find_map(|pid| cwds.get(pid)).cloned().unwrap_or_else(|| cwd.to_path_buf())
         });
         cwds.entry(call.pid).or_insert_with(|| here.clone());
         match call.name.as_str() {
@@ -227,12 +202,11 @@ pub fn witness(calls: &[Call], cwd: &Path) -> Seen {
 impl Seen {
     fn call(&mut self, call: &Call, here: &Path) {
         let ok = !call.result.starts_with("-1") && !call.result.starts_with('?');
+        // readlink of what is no link: the answer is its kind.
+        let linked = if call.result.contains("EINVAL") { Asked::Stat } else { Asked::Link };
         let absent = call.result.contains("ENOENT") || call.result.contains("ENOTDIR");
         let args = &call.args;
-        let has = |flag: &str| {
-            args.iter()
-                .any(|arg| arg.split('|').any(|part| part == flag))
-        };
+        let has = |flag: &str| args.iter().any(|arg| arg.split('|').any(|part| part == flag));
         let path = |directory: Option<usize>, at: usize| -> Option<PathBuf> {
             let name = unquote(args.get(at)?)?;
             let base = match directory {
@@ -254,11 +228,7 @@ impl Seen {
                 } else if ok && writes {
                     self.make(&path, !has("O_EXCL"));
                 } else {
-                    let how = if has("O_DIRECTORY") || has("O_PATH") {
-                        Asked::Stat
-                    } else {
-                        Asked::Opened
-                    };
+                    let how = if has("O_DIRECTORY") || has("O_PATH") { Asked::Stat } else { Asked::Opened };
                     self.ask(&path, how, absent, !has("O_NOFOLLOW"));
                 }
             }
@@ -299,12 +269,12 @@ impl Seen {
             }
             "readlink" => {
                 if let Some(p) = path(None, 0) {
-                    self.ask(&p, Asked::Link, absent, false);
+                    self.ask(&p, linked, absent, false);
                 }
             }
             "readlinkat" => {
                 if let Some(p) = path(Some(0), 1) {
-                    self.ask(&p, Asked::Link, absent, false);
+                    self.ask(&p, linked, absent, false);
                 }
             }
             "mkdir" | "unlink" | "rmdir" => {
@@ -362,10 +332,7 @@ impl Seen {
     /// Something that exists only because the command wants it from now on.
     fn make(&mut self, path: &Path, follow: bool) {
         let real = self.walk(path, follow);
-        self.asked
-            .entry(real.clone())
-            .or_default()
-            .insert(Asked::Passed);
+        self.asked.entry(real.clone()).or_default().insert(Asked::Passed);
         self.made.insert(real);
     }
 
@@ -373,10 +340,7 @@ impl Seen {
         let real = self.walk(path, false);
         match ok {
             true => {
-                self.asked
-                    .entry(real.clone())
-                    .or_default()
-                    .insert(Asked::Passed);
+                self.asked.entry(real.clone()).or_default().insert(Asked::Passed);
                 self.made.insert(real);
             }
             // EEXIST tells that there is something, ENOENT that there is not: both are allowed, only the second is owed.
@@ -386,10 +350,7 @@ impl Seen {
 
     fn note(&mut self, path: &Path, how: Asked) {
         let own = self.is_made(path);
-        self.asked
-            .entry(path.to_path_buf())
-            .or_default()
-            .insert(if own { Asked::Passed } else { how });
+        self.asked.entry(path.to_path_buf()).or_default().insert(if own { Asked::Passed } else { how });
     }
 
     fn is_made(&self, path: &Path) -> bool {
@@ -398,11 +359,7 @@ impl Seen {
 
     /// Resolves name by name, noting every link and directory on the way.
     fn walk(&mut self, path: &Path, follow: bool) -> PathBuf {
-        let mut todo: Vec<OsString> = path
-            .components()
-            .rev()
-            .map(|part| part.as_os_str().to_owned())
-            .collect();
+        let mut todo: Vec<OsString> = path.components().rev().map(|part| part.as_os_str().to_owned()).collect();
         let trailing = path.as_os_str().as_bytes().ends_with(b"/");
         let mut real = PathBuf::from("/");
         let mut links = 0;
@@ -418,27 +375,15 @@ impl Seen {
                     if !there && !todo.is_empty() {
                         return real;
                     }
-                    let target = std::fs::read_link(&real)
-                        .ok()
-                        .filter(|_| follow || trailing || !todo.is_empty());
+                    let target = std::fs::read_link(&real).ok().filter(|_| follow || trailing || !todo.is_empty());
                     match target {
                         Some(target) if links < 40 => {
                             links += 1;
                             self.note(&real, Asked::Link);
                             real.pop();
-                            todo.extend(
-                                target
-                                    .components()
-                                    .rev()
-                                    .map(|part| part.as_os_str().to_owned()),
-                            );
+                            todo.extend(target.components().rev().map(|part| part.as_os_str().to_owned()));
                         }
-                        _ => drop(
-                            self.asked
-                                .entry(real.clone())
-                                .or_default()
-                                .insert(Asked::Passed),
-                        ),
+                        _ => drop(self.asked.entry(real.clone()).or_default().insert(Asked::Passed)),
                     }
                 }
                 _ => {}

@@ -11,10 +11,7 @@ const TYPESCRIPT: &str = "5.4.5";
 
 /// Says why a test does not run here.
 pub fn skip(why: &str) {
-    assert!(
-        std::env::var_os("WINK_TEST_REQUIRE").is_none(),
-        "WINK_TEST_REQUIRE is set, and: {why}"
-    );
+    assert!(std::env::var_os("WINK_TEST_REQUIRE").is_none(), "WINK_TEST_REQUIRE is set, and: {why}");
     println!("skipped: {why}");
 }
 
@@ -32,17 +29,10 @@ macro_rules! need {
 /// The search path of every call: the toolchain's own cargo (not rustup's proxy, which wants the real home), node's
 /// directory, and the system's.
 pub fn path() -> OsString {
-    let mut dirs: Vec<PathBuf> = ["/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"]
-        .map(PathBuf::from)
-        .into();
+    let mut dirs: Vec<PathBuf> = ["/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"].map(PathBuf::from).into();
     let cargo = std::env::var_os("CARGO").map(PathBuf::from);
     let node = which("node").ok();
-    dirs.extend(
-        [cargo, node]
-            .into_iter()
-            .flatten()
-            .filter_map(|tool| Some(tool.parent()?.to_path_buf())),
-    );
+    dirs.extend([cargo, node].into_iter().flatten().filter_map(|tool| Some(tool.parent()?.to_path_buf())));
     dirs.dedup();
     std::env::join_paths(dirs).unwrap()
 }
@@ -50,9 +40,7 @@ pub fn path() -> OsString {
 /// Where `name` is, by the caller's PATH.
 pub fn which(name: &str) -> Result<PathBuf, String> {
     let dirs = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&dirs)
-        .map(|dir| dir.join(name))
-        .find(|path| path.is_file());
+    let found = std::env::split_paths(&dirs).map(|dir| dir.join(name)).find(|path| path.is_file());
     found.ok_or_else(|| format!("no `{name}` in PATH"))
 }
 
@@ -69,13 +57,8 @@ fn system(name: &str, package: &str) -> Result<PathBuf, String> {
     }
     if is_root() && which("apt-get").is_ok() {
         let mut apt = Command::new("apt-get");
-        apt.args(["install", "-y", "-q", package])
-            .env("DEBIAN_FRONTEND", "noninteractive");
-        let _ = apt
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
+        apt.args(["install", "-y", "-q", package]).env("DEBIAN_FRONTEND", "noninteractive");
+        let _ = apt.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
     }
     which(name).map_err(|why| format!("{why}, and apt-get brought none"))
 }
@@ -101,11 +84,7 @@ pub fn make() -> Result<PathBuf, String> {
 /// `unshare`, and the right to use it with these flags.
 pub fn unshare(flags: &[&str]) -> Result<PathBuf, String> {
     let path = system("unshare", "util-linux")?;
-    let tried = Command::new(&path)
-        .args(flags)
-        .arg("true")
-        .stderr(Stdio::null())
-        .status();
+    let tried = Command::new(&path).args(flags).arg("true").stderr(Stdio::null()).status();
     match tried {
         Ok(status) if status.success() => Ok(path),
         _ => Err(format!("unshare {} is not permitted here", flags.join(" "))),
@@ -118,11 +97,7 @@ pub fn is_root() -> bool {
 }
 
 pub fn root() -> Result<(), String> {
-    if is_root() {
-        Ok(())
-    } else {
-        Err("needs root".into())
-    }
+    if is_root() { Ok(()) } else { Err("needs root".into()) }
 }
 
 /// Where `tests/` is.
@@ -145,19 +120,12 @@ pub fn typescript() -> Result<(PathBuf, PathBuf), String> {
                 let from = tests().join("fixtures/typescript").join(name);
                 fs::copy(from, unfinished.join(name)).map_err(|error| error.to_string())?;
             }
-            let npm = Command::new("npm")
-                .args(["ci", "--no-audit", "--no-fund"])
-                .current_dir(&unfinished)
-                .output();
+            let npm = Command::new("npm").args(["ci", "--no-audit", "--no-fund"]).current_dir(&unfinished).output();
             let npm = npm.map_err(|error| error.to_string())?;
-            let done =
-                npm.status.success() && (fs::rename(&unfinished, &dir).is_ok() || modules.is_dir());
+            let done = npm.status.success() && (fs::rename(&unfinished, &dir).is_ok() || modules.is_dir());
             let _ = fs::remove_dir_all(&unfinished);
             if !done {
-                return Err(format!(
-                    "npm ci of typescript: {}",
-                    String::from_utf8_lossy(&npm.stderr)
-                ));
+                return Err(format!("npm ci of typescript: {}", String::from_utf8_lossy(&npm.stderr)));
             }
         }
         Ok((node, modules))
@@ -173,19 +141,11 @@ pub fn lua() -> Result<PathBuf, String> {
         let manifest = tests().join("fixtures/lua/Cargo.toml");
         let cargo = |args: &[&str]| {
             let cargo = std::env::var_os("CARGO").unwrap_or("cargo".into());
-            let run = Command::new(cargo)
-                .args(args)
-                .arg("--manifest-path")
-                .arg(&manifest)
-                .output();
+            let run = Command::new(cargo).args(args).arg("--manifest-path").arg(&manifest).output();
             let run = run.map_err(|error| error.to_string())?;
             match run.status.success() {
                 true => Ok(run.stdout),
-                false => Err(format!(
-                    "cargo {}: {}",
-                    args[0],
-                    String::from_utf8_lossy(&run.stderr)
-                )),
+                false => Err(format!("cargo {}: {}", args[0], String::from_utf8_lossy(&run.stderr))),
             }
         };
         let offline = ["metadata", "--format-version=1", "--locked", "--offline"];
@@ -193,31 +153,16 @@ pub fn lua() -> Result<PathBuf, String> {
             cargo(&["fetch", "--locked"])?;
             cargo(&offline)
         })?;
-        let json: serde_json::Value =
-            serde_json::from_slice(&metadata).map_err(|error| error.to_string())?;
-        let packages = json["packages"]
-            .as_array()
-            .ok_or("cargo metadata without packages")?;
-        let package = packages
-            .iter()
-            .find(|package| package["name"] == "lua-src")
-            .ok_or("no lua-src")?;
-        let dir = Path::new(package["manifest_path"].as_str().unwrap())
-            .parent()
-            .unwrap()
-            .join("lua-5.4.7");
-        if dir.join("lapi.c").is_file() {
-            Ok(dir)
-        } else {
-            Err(format!("{} has no lapi.c", dir.display()))
-        }
+        let json: serde_json::Value = serde_json::from_slice(&metadata).map_err(|error| error.to_string())?;
+        let packages = json["packages"].as_array().ok_or("cargo metadata without packages")?;
+        let package = packages.iter().find(|package| package["name"] == "lua-src").ok_or("no lua-src")?;
+        let dir = Path::new(package["manifest_path"].as_str().unwrap()).parent().unwrap().join("lua-5.4.7");
+        if dir.join("lapi.c").is_file() { Ok(dir) } else { Err(format!("{} has no lapi.c", dir.display())) }
     })
     .clone()
 }
 
 /// The toolchain's cargo.
 pub fn cargo() -> Result<PathBuf, String> {
-    std::env::var_os("CARGO")
-        .map(PathBuf::from)
-        .ok_or_else(|| "not started by cargo".into())
+    std::env::var_os("CARGO").map(PathBuf::from).ok_or_else(|| "not started by cargo".into())
 }

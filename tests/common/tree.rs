@@ -37,21 +37,14 @@ fn walk(top: &Path, relative: &Path, tree: &mut Tree) {
             continue;
         }
         let full = top.join(&path);
-        let meta =
-            fs::symlink_metadata(&full).unwrap_or_else(|e| panic!("{}: {e}", full.display()));
+        let meta = fs::symlink_metadata(&full).unwrap_or_else(|e| panic!("{}: {e}", full.display()));
         let kind = meta.file_type();
         let (kind, bytes) = if kind.is_dir() {
             ("dir", Vec::new())
         } else if kind.is_symlink() {
-            (
-                "link",
-                fs::read_link(&full).unwrap().into_os_string().into_vec(),
-            )
+            ("link", fs::read_link(&full).unwrap().into_os_string().into_vec())
         } else if kind.is_file() {
-            (
-                "file",
-                fs::read(&full).unwrap_or_else(|e| panic!("{}: {e}", full.display())),
-            )
+            ("file", fs::read(&full).unwrap_or_else(|e| panic!("{}: {e}", full.display())))
         } else if kind.is_fifo() {
             ("fifo", Vec::new())
         } else if kind.is_socket() {
@@ -59,11 +52,7 @@ fn walk(top: &Path, relative: &Path, tree: &mut Tree) {
         } else {
             ("device", Vec::new())
         };
-        let mode = if kind == "link" {
-            0
-        } else {
-            meta.permissions().mode() & 0o7777
-        };
+        let mode = if kind == "link" { 0 } else { meta.permissions().mode() & 0o7777 };
         tree.insert(path.clone(), Entry { kind, mode, bytes });
         if kind == "dir" {
             walk(top, &path, tree);
@@ -88,12 +77,7 @@ pub fn differences(left: &Tree, right: &Tree) -> Vec<String> {
 
 fn show(entry: &Entry) -> String {
     let head = String::from_utf8_lossy(&entry.bytes[..entry.bytes.len().min(60)]);
-    format!(
-        "{} {:o} {} bytes {head:?}",
-        entry.kind,
-        entry.mode,
-        entry.bytes.len()
-    )
+    format!("{} {:o} {} bytes {head:?}", entry.kind, entry.mode, entry.bytes.len())
 }
 
 /// Panics with the differences; `expected` is the left side (`-`: missing, `+`: too much).
@@ -103,24 +87,11 @@ pub fn assert_same(expected: &Tree, found: &Tree, when: &str) {
     if lines.is_empty() {
         return;
     }
-    let shown = lines
-        .iter()
-        .take(SHOWN)
-        .cloned()
-        .collect::<Vec<_>>()
-        .join("\n");
-    panic!(
-        "{when}: {} of {} paths differ\n{shown}",
-        lines.len(),
-        expected.len()
-    );
+    let shown = lines.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("\n");
+    panic!("{when}: {} of {} paths differ\n{shown}", lines.len(), expected.len());
 }
 
 /// What was added or changed between two states of one directory.
 pub fn changed(before: &Tree, after: &Tree) -> Vec<PathBuf> {
-    after
-        .iter()
-        .filter(|(path, entry)| before.get(*path) != Some(entry))
-        .map(|(path, _)| path.clone())
-        .collect()
+    after.iter().filter(|(path, entry)| before.get(*path) != Some(entry)).map(|(path, _)| path.clone()).collect()
 }

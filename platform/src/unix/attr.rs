@@ -121,7 +121,8 @@ pub(crate) fn settle_mode(dir: impl AsFd, name: &CStr, mode: u32) -> Result<()> 
 
 /// The mode still to be set on something just made with `mode`, if any. Asking is far cheaper than a needless change.
 pub(crate) fn mode_to_settle(stat: &Stat, mode: u32) -> Option<u32> {
-    let inherited = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory { stat.st_mode & 0o2000 } else { 0 };
+    let inherited =
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory { stat.st_mode & 0o2000 } else { 0 };
     let wanted = (mode & 0o7777) | inherited;
     (stat.st_mode & 0o7777 != wanted).then_some(wanted)
 }

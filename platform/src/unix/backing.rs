@@ -299,7 +299,8 @@ impl Backing for RealBacking {
     }
 
     fn hard_link(&self, dir: &RealDir, name: &Name, to_dir: &RealDir, to_name: &Name) -> Result<()> {
-        rustix::fs::linkat(dir.fd()?, name.as_bytes(), to_dir.fd()?, to_name.as_bytes(), AtFlags::empty()).map_err(from_rustix)
+        rustix::fs::linkat(dir.fd()?, name.as_bytes(), to_dir.fd()?, to_name.as_bytes(), AtFlags::empty())
+            .map_err(from_rustix)
     }
 
     fn remove_file(&self, dir: &RealDir, name: &Name) -> Result<()> {
@@ -316,7 +317,8 @@ impl Backing for RealBacking {
             RenameMode::NoReplace => RenameFlags::NOREPLACE,
             RenameMode::Exchange => RenameFlags::EXCHANGE,
         };
-        rustix::fs::renameat_with(dir.fd()?, name.as_bytes(), to_dir.fd()?, to_name.as_bytes(), flags).map_err(from_rustix)
+        rustix::fs::renameat_with(dir.fd()?, name.as_bytes(), to_dir.fd()?, to_name.as_bytes(), flags)
+            .map_err(from_rustix)
     }
 
     fn set_attr(&self, dir: &RealDir, name: &Name, change: &SetAttr) -> Result<()> {

@@ -202,7 +202,8 @@ impl Child<'_> {
             for (target, source) in self.streams.into_iter().enumerate() {
                 let target = target as RawFd;
                 // Duplicating a descriptor onto itself would leave it marked close-on-exec.
-                let done = if source == target { libc::fcntl(target, libc::F_SETFD, 0) } else { libc::dup2(source, target) };
+                let done =
+                    if source == target { libc::fcntl(target, libc::F_SETFD, 0) } else { libc::dup2(source, target) };
                 if done == -1 {
                     return Err(errno());
                 }
@@ -216,23 +217,26 @@ impl Child<'_> {
             // Lowering a soft limit cannot fail; if it did, the command would merely see a larger one.
             let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit);
         }
+        self.die_with_parent()?;
         if let Some(inside) = &self.plan.inside {
             // SAFETY: this is the one call, in a single-threaded child before exec.
             unsafe { inside.enter() }.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))?;
+            // Once more: the kernel forgets it at some changes of credentials, and a user namespace is one.
+            self.die_with_parent()?;
         }
         if let Some(cwd) = &self.plan.cwd {
             rustix::process::chdir(&**cwd).map_err(rustix::io::Errno::raw_os_error)?;
         }
-        // After entering: a change of credentials takes it away. If wink is killed, no half-run task is left.
+        Ok(())
+    }
+
+    /// If wink is killed, no half-run task is left, nor one that waits for a view which nobody serves any more.
+    fn die_with_parent(&self) -> Result<(), i32> {
         let kill = Some(rustix::process::Signal::KILL);
         rustix::process::set_parent_process_death_signal(kill).map_err(rustix::io::Errno::raw_os_error)?;
-        // It may have died already. (Its number is 0 when it lives in an outer process namespace, which does not happen: the
-        // view makes none.)
+        // It may have died before that.
         // SAFETY: no preconditions.
-        if unsafe { libc::getppid() }.cast_unsigned() != self.parent {
-            return Err(libc::ESRCH);
-        }
-        Ok(())
+        if unsafe { libc::getppid() }.cast_unsigned() == self.parent { Ok(()) } else { Err(libc::ESRCH) }
     }
 
     /// Tries the candidates as `execvp` does; returns only with the reason why none could be run.

@@ -71,7 +71,13 @@ pub(crate) fn copy_sparse(from: &File, to: &File) -> io::Result<()> {
 }
 
 /// Copies at most `length` bytes; returns how many, 0 only at the end of `from`.
-pub(crate) fn copy_range(from: BorrowedFd<'_>, from_at: u64, to: BorrowedFd<'_>, to_at: u64, length: u64) -> io::Result<u64> {
+pub(crate) fn copy_range(
+    from: BorrowedFd<'_>,
+    from_at: u64,
+    to: BorrowedFd<'_>,
+    to_at: u64,
+    length: u64,
+) -> io::Result<u64> {
     let mut read_at = from_at;
     let mut write_at = to_at;
     let wanted = length.min(RANGE_BYTES) as usize;
@@ -81,7 +87,9 @@ pub(crate) fn copy_range(from: BorrowedFd<'_>, from_at: u64, to: BorrowedFd<'_>,
             Ok(0) => break,
             Ok(copied) => return Ok(copied as u64),
             Err(Errno::INTR) => {}
-            Err(errno @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG | Errno::IO | Errno::NOMEM)) => return Err(errno.into()),
+            Err(errno @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG | Errno::IO | Errno::NOMEM)) => {
+                return Err(errno.into());
+            }
             // EXDEV, EINVAL, ENOSYS, EOPNOTSUPP, EPERM, EBADF, ETXTBSY …: plain reading and writing has the last word.
             Err(_) => break,
         }

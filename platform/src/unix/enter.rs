@@ -24,8 +24,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    SocketFlags, SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags, SocketType,
 };
 use rustix::thread::UnshareFlags;
 
@@ -404,7 +404,8 @@ impl Door {
     fn wait(&self, timeout: Option<Duration>) -> Result<(), EnterError> {
         let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
-            let left = end.map(|end| Timespec::try_from(end.saturating_duration_since(Instant::now())).unwrap_or_default());
+            let left =
+                end.map(|end| Timespec::try_from(end.saturating_duration_since(Instant::now())).unwrap_or_default());
             match rustix::event::poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], left.as_ref()) {
                 Ok(0) => return Err(EnterError::TimedOut),
                 Ok(_) => return Ok(()),

@@ -18,7 +18,13 @@ use rustix::process::Signal;
 static ENGINE: AtomicI32 = AtomicI32::new(0);
 
 /// The signals that end a program and that people and programs send to one.
-const PASSED_ON: [libc::c_int; 6] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2];
+const PASSED_ON: [libc::c_int; 6] =
+    [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2];
+
+/// What the engine tells the front: whether it ends too, and the exit code.
+const MESSAGE_BYTES: usize = 5;
+const ENDS: u8 = 0;
+const STAYS: u8 = 1;
 
 /// The engine's way of telling the front that the command has ended.
 pub struct Announcer {
@@ -26,12 +32,23 @@ pub struct Announcer {
 }
 
 impl Announcer {
-    /// Lets the front end with `code`. From now on the engine lives on its own.
-    pub fn ended(mut self, code: i32) {
-        // The front's end must no longer end the engine: processes of the task may still need it.
+    /// Lets the front end with `code`, now that the engine has nothing more to do.
+    pub fn ended(self, code: i32) {
+        self.announce(code, ENDS);
+    }
+
+    /// Lets the front end with `code`. The engine stays behind on its own.
+    pub fn stays(self, code: i32) {
+        // The front's end must no longer end the engine: processes of the task still need it.
         let _ = rustix::process::set_parent_process_death_signal(None);
+        self.announce(code, STAYS);
+    }
+
+    fn announce(mut self, code: i32, what: u8) {
+        let mut message = [what; MESSAGE_BYTES];
+        message[1..].copy_from_slice(&code.to_le_bytes());
         // If the front is gone, nobody wants the code.
-        let _ = self.pipe.write_all(&code.to_le_bytes());
+        let _ = self.pipe.write_all(&message);
     }
 }
 
@@ -57,8 +74,17 @@ pub fn split(engine: impl FnOnce(Announcer)) -> io::Result<i32> {
             drop(write);
             ENGINE.store(engine, Ordering::SeqCst);
             pass_signals_on();
-            let mut code = [0; 4];
-            match File::from(read).read_exact(&mut code) {
+            let mut message = [0; MESSAGE_BYTES];
+            let announced = File::from(read).read_exact(&mut message);
+            let [what, code @ ..] = message;
+            if announced.is_err() || what == ENDS {
+                // So that nothing of this run is left when the caller goes on.
+                let _ = rustix::process::waitpid(
+                    rustix::process::Pid::from_raw(engine),
+                    rustix::process::WaitOptions::empty(),
+                );
+            }
+            match announced {
                 Ok(()) => Ok(i32::from_le_bytes(code)),
                 Err(_) => Err(io::Error::other("the part of wink that serves the command ended unexpectedly")),
             }

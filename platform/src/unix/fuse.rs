@@ -1,8 +1,8 @@
 //! The FUSE adapter: decode a request, make one call, encode the answer. Nothing is decided here.
 //!
 //! How long the kernel may keep an answer follows from the answer itself (`lasting`): inside a task's view nobody but the view changes
-//! anything, so it may keep names, absences and attributes for good; outside the workspace others may, so it asks again after
-//! [`BRIEF`]. Listings come without attributes (no readdirplus): an attribute handed out unasked would hide a lookup, and a
+//! anything, so it may keep names, absences and attributes for good; outside the workspace others may, so it asks again after a
+//! second. Listings come without attributes (no readdirplus): an attribute handed out unasked would hide a lookup, and a
 //! lookup is what tells that a file was asked for.
 
 use std::collections::HashMap;
@@ -16,10 +16,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
-    AccessFlags, BackgroundSession, BsdFileFlags, Config, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem,
-    FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, Request,
-    Session, SessionACL, TimeOrNow, WriteFlags,
+    AccessFlags, BackgroundSession, BsdFileFlags, Config, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType,
+    Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags,
+    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, Request, Session, SessionACL, TimeOrNow, WriteFlags,
 };
 use parking_lot::Mutex;
 use wink_fs::attr::{Attr, Kind, SetAttr, Time};
@@ -167,11 +167,15 @@ fn reply_empty(result: Result<(), Status>, reply: ReplyEmpty) {
 }
 
 impl<V: Vfs> Adapter<V> {
-    fn listing(&self, request: &Request, id: INodeNo, handle: FileHandle, fresh: bool) -> Result<Arc<Vec<ListItem>>, Status> {
-        if !fresh {
-            if let Some(Some(items)) = self.listings.lock().get(&handle.0) {
-                return Ok(items.clone());
-            }
+    fn listing(
+        &self,
+        request: &Request,
+        id: INodeNo,
+        handle: FileHandle,
+        fresh: bool,
+    ) -> Result<Arc<Vec<ListItem>>, Status> {
+        if !fresh && let Some(Some(items)) = self.listings.lock().get(&handle.0) {
+            return Ok(items.clone());
         }
         let items = Arc::new(self.vfs.list(caller(request), NodeId(id.0))?.items);
         self.listings.lock().insert(handle.0, Some(items.clone()));
@@ -228,7 +232,14 @@ impl<V: Vfs> Filesystem for Adapter<V> {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let change = SetAttr { mode: mode.map(|mode| mode & 0o7777), uid, gid, size, atime: atime.map(time), mtime: mtime.map(time) };
+        let change = SetAttr {
+            mode: mode.map(|mode| mode & 0o7777),
+            uid,
+            gid,
+            size,
+            atime: atime.map(time),
+            mtime: mtime.map(time),
+        };
         reply_attr(self.vfs.set_attr(caller(request), NodeId(id.0), &change), reply);
     }
 
@@ -239,7 +250,16 @@ impl<V: Vfs> Filesystem for Adapter<V> {
         }
     }
 
-    fn mknod(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
         let made = kind_of_mode(mode).and_then(|kind| {
             let mode = mode & 0o7777 & !umask;
             self.vfs.make_node(caller(request), NodeId(parent.0), name.as_bytes(), kind, mode, rdev.into())
@@ -285,7 +305,10 @@ impl<V: Vfs> Filesystem for Adapter<V> {
             return reply.error(errno(Status::Invalid));
         };
         let (name, to_name) = (name.as_bytes(), to_name.as_bytes());
-        reply_empty(self.vfs.rename(caller(request), NodeId(parent.0), name, NodeId(to_parent.0), to_name, mode), reply);
+        reply_empty(
+            self.vfs.rename(caller(request), NodeId(parent.0), name, NodeId(to_parent.0), to_name, mode),
+            reply,
+        );
     }
 
     fn link(&self, request: &Request, id: INodeNo, to_parent: INodeNo, to_name: &OsStr, reply: ReplyEntry) {
@@ -299,7 +322,16 @@ impl<V: Vfs> Filesystem for Adapter<V> {
         }
     }
 
-    fn create(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, flags: i32, reply: ReplyCreate) {
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
         let mode = mode & 0o7777 & !umask;
         match self.vfs.create(caller(request), NodeId(parent.0), name.as_bytes(), mode, open_how(flags)) {
             Ok((entry, keep_pages)) => reply.created(

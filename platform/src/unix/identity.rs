@@ -15,7 +15,8 @@ pub fn effective_ids() -> (u32, u32) {
 
 /// Groups besides the effective one.
 pub fn supplementary_groups() -> Vec<u32> {
-    rustix::process::getgroups().map_or_else(|_| Vec::new(), |groups| groups.into_iter().map(|group| group.as_raw()).collect())
+    rustix::process::getgroups()
+        .map_or_else(|_| Vec::new(), |groups| groups.into_iter().map(|group| group.as_raw()).collect())
 }
 
 /// Whether names in a directory may be made and removed.

@@ -6,8 +6,8 @@ mod capture;
 mod child;
 mod copy;
 mod descriptors;
-mod enter_error;
 pub mod enter;
+mod enter_error;
 pub mod front;
 pub mod fuse;
 pub mod identity;
@@ -15,7 +15,7 @@ pub mod place;
 pub mod probe;
 pub mod real_file;
 mod relay;
-pub mod signals;
+mod signals;
 mod survivors;
 pub mod task;
 

@@ -31,8 +31,7 @@ const PARENTS_KEPT: usize = 256;
 const TEMPORARY_NAMES_TRIED: u32 = 100;
 
 const PARENT: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
-const BENEATH: ResolveFlags =
-    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
 /// How a file got its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,7 +113,8 @@ impl Placer {
                 Some(temporary) => spot.rename_here(temporary)?,
                 None => match link_nameless(&file, &spot.parent, &spot.name) {
                     Err(Errno::EXIST) => {
-                        let temporary = self.temporary(&spot.parent, |name| link_nameless(&file, &spot.parent, name))?.1;
+                        let temporary =
+                            self.temporary(&spot.parent, |name| link_nameless(&file, &spot.parent, name))?.1;
                         spot.rename_here(temporary)?;
                     }
                     linked => linked?,
@@ -177,11 +177,12 @@ impl Placer {
 
     /// Removes the directory `rel` if it is empty; `false` if it still holds names.
     pub fn remove_dir(&self, rel: &[u8]) -> io::Result<bool> {
-        let removed = self.at(rel, |spot| match rustix::fs::unlinkat(&spot.parent, &*spot.name, AtFlags::REMOVEDIR) {
-            Ok(()) => Ok(true),
-            Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(false),
-            Err(errno) => Err(errno.into()),
-        })?;
+        let removed =
+            self.at(rel, |spot| match rustix::fs::unlinkat(&spot.parent, &*spot.name, AtFlags::REMOVEDIR) {
+                Ok(()) => Ok(true),
+                Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(false),
+                Err(errno) => Err(errno.into()),
+            })?;
         if removed {
             // A new directory of that name is not the one whose descriptor is kept.
             self.parents.lock().retain(|path, _| !is_at_or_below(path, rel));
@@ -232,7 +233,8 @@ impl Placer {
         let result = act(&Spot { parent: kept.clone(), name: name.clone() });
         let removed = |dir: &OwnedFd| rustix::fs::fstat(dir).is_ok_and(|stat| stat.st_nlink == 0);
         match result {
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) && removed(&kept) => {
+            // Most calls say ENOENT in a removed directory, but not all on all file systems.
+            Err(_) if removed(&kept) => {
                 self.parents.lock().remove(parent);
                 act(&self.spot(parent, name)?)
             }
@@ -255,7 +257,9 @@ impl Placer {
 
     fn open_beneath(&self, rel: &[u8]) -> io::Result<OwnedFd> {
         if !self.no_openat2.load(Ordering::Relaxed) {
-            match rustix::fs::openat2(&self.root, rel, PARENT, Mode::empty(), BENEATH) {
+            // Without NOFOLLOW a link as the last name is reported as what it is, ELOOP; NO_SYMLINKS refuses it all the same.
+            let flags = PARENT.difference(OFlags::NOFOLLOW);
+            match rustix::fs::openat2(&self.root, rel, flags, Mode::empty(), BENEATH) {
                 // EPERM: container filters that do not know the call. Whether it was meant, the walk will tell.
                 Err(Errno::NOSYS | Errno::PERM) => self.no_openat2.store(true, Ordering::Relaxed),
                 // Longer than PATH_MAX, or raced with a rename: the walk copes.

@@ -54,7 +54,9 @@ pub fn namespaces_available() -> Result<(), String> {
     if pid == 0 {
         // SAFETY: plain system calls in a single-threaded child; `_exit` runs no destructors.
         unsafe {
-            let errno = if libc::unshare(libc::CLONE_NEWNS) == 0 || libc::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWUSER) == 0 {
+            let errno = if libc::unshare(libc::CLONE_NEWNS) == 0
+                || libc::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWUSER) == 0
+            {
                 0
             } else {
                 *libc::__errno_location()

@@ -174,9 +174,9 @@ impl<'a> Relay<'a> {
                     _ => {}
                 }
             }
-            for stream in 0..2 {
-                if ready[stream] {
-                    ready[stream] = self.read_once(stream)?;
+            for (stream, ready) in ready.iter_mut().enumerate() {
+                if *ready {
+                    *ready = self.read_once(stream)?;
                 }
             }
             if reap_at.is_some_and(|at| Instant::now() >= at) {
@@ -273,7 +273,8 @@ impl<'a> Relay<'a> {
         let mut done = 0;
         while done < bytes.len() {
             let (writable, signalled) = {
-                let mut fds = [PollFd::from_borrowed_fd(own, PollFlags::OUT), PollFd::from_borrowed_fd(signals, PollFlags::IN)];
+                let mut fds =
+                    [PollFd::from_borrowed_fd(own, PollFlags::OUT), PollFd::from_borrowed_fd(signals, PollFlags::IN)];
                 match rustix::event::poll(&mut fds, None) {
                     Ok(_) => (!fds[0].revents().is_empty(), !fds[1].revents().is_empty()),
                     Err(Errno::INTR) => (false, true),

@@ -1,7 +1,7 @@
 //! Signals as events of a poll loop, while a command runs.
 //!
 //! Other threads of this process (those that serve the view) run with every signal unblocked, so a `signalfd` would not get
-//! them: handlers are needed. A handler writes the signal's number and origin into a pipe of each active [`Watch`]. Those
+//! them: handlers are needed. A handler writes the signal's number and origin into a pipe of each active `Watch`. Those
 //! pipes are never closed, only reused: a handler on another thread may be about to write.
 //!
 //! Signals that were ignored when the watch began (`nohup`, background jobs of a plain shell) stay ignored, here and in the

@@ -10,11 +10,11 @@ use wink_fs::attr::Time;
 use wink_fs::zone::join;
 use wink_platform::unix::front::Announcer;
 use wink_platform::unix::task::Spawn;
-use wink_store::Store;
 use wink_store::Digest;
+use wink_store::Observation;
 use wink_store::Output;
 use wink_store::{Captured, Record, RecordHead, RecordId};
-use wink_store::Observation;
+use wink_store::{Store, StoreError};
 
 use super::{Asked, INSIDE, Missed, native, not_started};
 use crate::config::Own;
@@ -32,27 +32,12 @@ const NAMED_MAX: usize = 3;
 /// Everything the engine process does.
 pub fn engine(asked: &Asked, task: &Task, store: &Path, missed: Missed, announcer: Announcer) {
     let code = match Store::open(store).context("the cache cannot be opened") {
-        Ok(store) => match run(
-            asked,
-            &Engine {
-                store: &store,
-                task,
-            },
-            missed,
-        ) {
+        Ok(store) => match run(asked, &Engine { store: &store, task }, missed) {
             Ok(Done { report, ran }) => {
                 let code = asked.deliver(report);
                 match ran {
                     Some(ran) => {
-                        return stay(
-                            &Engine {
-                                store: &store,
-                                task,
-                            },
-                            *ran,
-                            announcer,
-                            code,
-                        );
+                        return stay(&Engine { store: &store, task }, *ran, announcer, code);
                     }
                     None => code,
                 }
@@ -62,7 +47,7 @@ pub fn engine(asked: &Asked, task: &Task, store: &Path, missed: Missed, announce
                 let report = Report {
                     reason: Some(crate::explain(&error)),
                     exit_code: code,
-                    task_key: Some(task.key.0.to_string()),
+                    task_key: Some(task.keys.task.0.to_string()),
                     ..Report::default()
                 };
                 asked.deliver(report)
@@ -109,14 +94,8 @@ fn run(asked: &Asked, engine: &Engine<'_>, missed: Missed) -> Result<Done, Troub
     let (Shown { carried, hidden }, newer) = before().map_err(Trouble::BeforeTheCommand)?;
     let mut environment = task.environment.clone();
     environment.push((INSIDE.into(), "1".into()));
-    let spawn = Spawn {
-        env: environment,
-        cwd: None,
-        ..native::spawn(task)
-    };
-    let outcome = engine
-        .run_in_view(hidden.paths.clone(), newer, spawn)
-        .map_err(Trouble::BeforeTheCommand)?;
+    let spawn = Spawn { env: environment, cwd: None, ..native::spawn(task) };
+    let outcome = engine.run_in_view(hidden.paths.clone(), newer, spawn).map_err(Trouble::BeforeTheCommand)?;
     let mut ran = match outcome {
         Outcome::Ran(ran) => ran,
         Outcome::NoView(reason) => return Err(Trouble::BeforeTheCommand(anyhow::anyhow!(reason))),
@@ -125,22 +104,9 @@ fn run(asked: &Asked, engine: &Engine<'_>, missed: Missed) -> Result<Done, Troub
         crate::complain(&trouble);
     }
     let code = ran.finished.outcome.exit_code();
-    after(
-        asked,
-        engine,
-        missed,
-        Before {
-            carried,
-            hidden,
-            tree,
-        },
-        &mut ran,
-    )
-    .map(|report| Done {
-        report,
-        ran: (!ran.finished.survivors.is_empty()).then_some(ran),
-    })
-    .map_err(|error| Trouble::AfterTheCommand { error, code })
+    after(asked, engine, missed, Before { carried, hidden, tree }, &mut ran)
+        .map(|report| Done { report, ran: (!ran.finished.survivors.is_empty()).then_some(ran) })
+        .map_err(|error| Trouble::AfterTheCommand { error, code })
 }
 
 /// What was known before the command ran.
@@ -162,31 +128,22 @@ fn after(
     let store_began = asked.elapsed_ms();
     let mut report = Report {
         status: Status::Uncached,
-        task_key: Some(task.key.0.to_string()),
+        task_key: Some(task.keys.task.0.to_string()),
         exit_code: code,
         command_ms: ran.finished.wall.as_millis() as u64,
         lookup_ms: missed.lookup_ms,
         first_difference: missed.found.difference,
         ..Report::default()
     };
-    let Before {
-        carried,
-        hidden,
-        mut tree,
-    } = before;
+    let Before { carried, hidden, mut tree } = before;
     // One publishes at a time: what is checked against the workspace must still be so when it is written.
-    let _turn =
-        lock(store, engine.workspace()).context("cannot lock the workspace's turn in the cache")?;
+    let _turn = lock(store, engine.workspace()).context("cannot lock the workspace's turn in the cache")?;
     let view = ran.view.inner();
     let run = Yield {
-        delta: view
-            .delta()
-            .map_err(|status| anyhow::anyhow!("cannot tell what the command changed: {status}"))?,
+        delta: view.delta().map_err(|status| anyhow::anyhow!("cannot tell what the command changed: {status}"))?,
         sights: ran.view.recorder().take(),
         notes: view.notes(),
-        printed: Captured {
-            pieces: std::mem::take(&mut ran.finished.pieces),
-        },
+        printed: Captured { pieces: std::mem::take(&mut ran.finished.pieces) },
         carried,
         hidden: hidden.paths.clone(),
         zones: &ran.zones,
@@ -202,30 +159,15 @@ fn after(
     let why_not = why_not(asked, task, &harvest, ran);
     let usable = why_not.is_none();
     report.observations = harvest.trace.seen.len() as u64;
-    report.outputs = harvest
-        .manifest
-        .entries
-        .iter()
-        .filter(|entry| entry.output != Output::Removed)
-        .count() as u64;
+    report.outputs = harvest.manifest.entries.iter().filter(|entry| entry.output != Output::Removed).count() as u64;
     report.bound_to_root = harvest.bound_workspace;
     let tainted = harvest.tainted;
-    let mended = harvest
-        .changed_ignored
-        .as_deref()
-        .map(|path| String::from_utf8_lossy(path).into_owned());
+    let mended = harvest.changed_ignored.as_deref().map(|path| String::from_utf8_lossy(path).into_owned());
     if asked.args.policy().local.write {
         let record = record(task, harvest, printed, code, report.command_ms, usable);
         report.output_bytes = record.head.output_bytes;
-        match store.insert(&record, asked.args.force) {
-            Ok(id) => {
-                if tainted {
-                    store.forget_last(engine.workspace(), &task.own_key)?;
-                } else {
-                    store.set_last(engine.workspace(), &task.own_key, &id, now_ms())?;
-                }
-                report.record = usable.then(|| id.0.to_string());
-            }
+        match keep(engine, record, asked.args.force, tainted) {
+            Ok(id) => report.record = usable.then(|| id.0.to_string()),
             Err(error) => report.reason = Some(format!("the result cannot be stored: {error}")),
         }
     }
@@ -244,6 +186,25 @@ fn after(
     Ok(report)
 }
 
+/// Stores the record, and that its outputs stand in the workspace. Returns the record that holds for these inputs from now on.
+fn keep(engine: &Engine<'_>, mut record: Record, replace: bool, tainted: bool) -> Result<RecordId, StoreError> {
+    let store = engine.store;
+    let winner = store.insert(&record, replace)?;
+    if winner != record.head.id {
+        // Somebody else was first with another result for the same inputs. Theirs is what lookups find; ours is what stands
+        // in this workspace, and must be known as left by this task.
+        record.head.usable = false;
+        store.insert(&record, false)?;
+    }
+    engine.remember_key()?;
+    if tainted {
+        store.forget_last(engine.workspace(), &engine.task.keys.own)?;
+    } else {
+        store.set_last(engine.workspace(), &engine.task.keys.own, &record.head.id, now_ms())?;
+    }
+    Ok(winner)
+}
+
 /// Why a run must not be recorded.
 fn why_not(asked: &Asked, task: &Task, harvest: &Harvest, ran: &Ran) -> Option<String> {
     let finished = &ran.finished;
@@ -259,15 +220,8 @@ fn why_not(asked: &Asked, task: &Task, harvest: &Harvest, ran: &Ran) -> Option<S
             .map(|process| format!("{} ({})", process.name, process.pid))
             .collect();
         let more = finished.survivors.len().saturating_sub(NAMED_MAX);
-        let more = if more > 0 {
-            format!(" and {more} more")
-        } else {
-            String::new()
-        };
-        return Some(format!(
-            "processes outlived the command: {}{more}",
-            names.join(", ")
-        ));
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        return Some(format!("processes outlived the command: {}{more}", names.join(", ")));
     }
     if let wink_platform::unix::task::Outcome::Signalled(signal) = finished.outcome {
         return Some(format!("the command was killed by signal {signal}"));
@@ -285,21 +239,14 @@ fn why_not(asked: &Asked, task: &Task, harvest: &Harvest, ran: &Ran) -> Option<S
     (!asked.args.policy().local.write).then(|| "the cache is not written".to_owned())
 }
 
-fn record(
-    task: &Task,
-    harvest: Harvest,
-    printed: Captured,
-    code: i32,
-    command_ms: u64,
-    usable: bool,
-) -> Record {
+fn record(task: &Task, harvest: Harvest, printed: Captured, code: i32, command_ms: u64, usable: bool) -> Record {
     let nothing = Digest([0; 32]);
     let bytes = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
     let mut record = Record {
         head: RecordHead {
             id: RecordId(nothing),
-            task_key: task.key,
-            own_key: task.own_key,
+            task_key: task.keys.task,
+            own_key: task.keys.own,
             usable,
             fingerprint: nothing,
             manifest: nothing,
@@ -307,11 +254,7 @@ fn record(
             command_ms,
             created_ms: now_ms(),
             bound_workspace: harvest.bound_workspace.then(|| bytes(&task.workspace)),
-            bound_home: task
-                .home
-                .as_deref()
-                .filter(|_| harvest.bound_home)
-                .map(bytes),
+            bound_home: task.home.as_deref().filter(|_| harvest.bound_home).map(bytes),
             depth: task.roots.depth(),
             output_bytes: 0,
         },
@@ -319,11 +262,7 @@ fn record(
         outputs: harvest.manifest,
         times: harvest.times,
         captured: printed,
-        argv: task
-            .argv
-            .iter()
-            .map(|word| word.as_encoded_bytes().to_vec())
-            .collect(),
+        argv: task.argv.iter().map(|word| word.as_encoded_bytes().to_vec()).collect(),
     };
     record.seal();
     record
@@ -333,10 +272,7 @@ fn record(
 fn shown(engine: &Engine<'_>, standing: &Standing) -> anyhow::Result<Shown> {
     let all_hidden = || Shown {
         carried: None,
-        hidden: Standing {
-            outputs: standing.outputs.clone(),
-            paths: standing.paths.clone(),
-        },
+        hidden: Standing { outputs: standing.outputs.clone(), paths: standing.paths.clone() },
     };
     if engine.task.settings.own != Own::Carry {
         return Ok(all_hidden());
@@ -351,11 +287,7 @@ fn shown(engine: &Engine<'_>, standing: &Standing) -> anyhow::Result<Shown> {
         (None, Output::Dir { .. }) => join(engine.workspace(), path).as_slice().is_dir(),
         (None, _) => false,
     };
-    if !carried
-        .outputs
-        .iter()
-        .all(|(path, output)| untouched(path, output))
-    {
+    if !carried.outputs.iter().all(|(path, output)| untouched(path, output)) {
         return Ok(all_hidden());
     }
     let mut hidden = Standing::default();
@@ -365,10 +297,7 @@ fn shown(engine: &Engine<'_>, standing: &Standing) -> anyhow::Result<Shown> {
             hidden.outputs.insert(path.clone(), output.clone());
         }
     }
-    Ok(Shown {
-        carried: Some(carried),
-        hidden,
-    })
+    Ok(Shown { carried: Some(carried), hidden })
 }
 
 trait IsDir {
@@ -383,15 +312,13 @@ impl IsDir for [u8] {
 
 fn previous(engine: &Engine<'_>) -> anyhow::Result<Option<Carried>> {
     let store = engine.store;
-    let Some(id) = store.last(engine.workspace(), &engine.task.own_key)? else {
+    let Some(id) = store.last(engine.workspace(), &engine.task.keys.own)? else {
         return Ok(None);
     };
     let Some(head) = store.head(&id)? else {
         return Ok(None);
     };
-    let loaded = store
-        .manifest(&head.manifest)
-        .and_then(|manifest| Ok((manifest, store.trace(&head.fingerprint)?)));
+    let loaded = store.manifest(&head.manifest).and_then(|manifest| Ok((manifest, store.trace(&head.fingerprint)?)));
     let (manifest, trace) = match loaded {
         Ok(loaded) => loaded,
         Err(error) if error.is_damage() => return Ok(None),
@@ -403,11 +330,7 @@ fn previous(engine: &Engine<'_>) -> anyhow::Result<Option<Carried>> {
         .filter(|entry| !entry.modified && entry.output != Output::Removed)
         .map(|entry| (entry.path, entry.output))
         .collect();
-    Ok((!outputs.is_empty()).then_some(Carried {
-        head,
-        trace,
-        outputs,
-    }))
+    Ok((!outputs.is_empty()).then_some(Carried { head, trace, outputs }))
 }
 
 /// Inputs whose content changed since the shown outputs were made: they look as new as this run, so that a program that decides by times
@@ -422,19 +345,14 @@ fn changed_inputs(
     let Some(carried) = &shown.carried else {
         return newer;
     };
-    let now = super::now();
+    let now = Time::now();
     for (path, seen) in &carried.trace.seen {
         if !matches!(seen.fact, Observation::File { .. } | Observation::Absent) {
             continue;
         }
         let present = engine.present(path, &seen.fact, tree, standing);
-        if let Ok(present @ Observation::File { .. }) = present {
-            if present != seen.fact {
-                newer.insert(
-                    crate::engine::lookup::slashed(engine.task.roots.absolute(path)),
-                    now,
-                );
-            }
+        if present.is_ok_and(|present| matches!(present, Observation::File { .. }) && present != seen.fact) {
+            newer.insert(crate::engine::lookup::slashed(engine.task.roots.absolute(path)), now);
         }
     }
     newer
@@ -442,7 +360,10 @@ fn changed_inputs(
 
 /// Processes outlived the command: the view stays until the last of them has gone, and what they wrote meanwhile is published then.
 fn stay(engine: &Engine<'_>, mut ran: Ran, announcer: Announcer, code: i32) {
-    announcer.ended(code);
+    announcer.stays(code);
+    if let Some(rest) = ran.finished.rest.take() {
+        rest.pass_on();
+    }
     if let Some(serving) = ran.serving.take() {
         // The kernel drops the mount with its last process.
         let _ = serving.wait();

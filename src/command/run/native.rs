@@ -12,7 +12,7 @@ pub fn run(asked: &Asked, task: &Task, reason: String) -> anyhow::Result<i32> {
     let mut report = Report {
         status: Status::Uncached,
         reason: Some(reason),
-        task_key: Some(task.key.0.to_string()),
+        task_key: Some(task.keys.task.0.to_string()),
         ..Report::default()
     };
     if asked.args.dry_run {
