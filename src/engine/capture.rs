@@ -10,7 +10,7 @@ use std::io;
 
 use anyhow::Context;
 use wink_fs::attr::{Attr, Kind, Time};
-use wink_fs::backing::{Backing, BackingFile};
+use wink_fs::backing::{Backing, BackingFile, StagedId};
 use wink_fs::delta::{Change, Changed, Delta, Source};
 use wink_fs::observe::{Sight, same};
 use wink_fs::view::Notes;
@@ -26,7 +26,7 @@ use wink_store::{Observation, Seen, Trace};
 use super::Engine;
 use super::own::Standing;
 use super::places::is_tracked;
-use super::publish::Deed;
+use super::publish::{Bytes, Deed};
 use super::tree::{Tree, digest_of_names, hash, list, os};
 use crate::config::matches_glob;
 use crate::roots::Bound;
@@ -94,6 +94,8 @@ struct Capture<'a, 's> {
     entries: BTreeMap<Vec<u8>, (Entry, Time)>,
     /// Absolute paths of outputs and what is there after the run.
     left: HashMap<Vec<u8>, Output>,
+    /// Staged files that are blobs by now: a file with several names is met once for each.
+    adopted: HashMap<StagedId, (Digest, u64)>,
 }
 
 impl<'s> Engine<'s> {
@@ -107,6 +109,7 @@ impl<'s> Engine<'s> {
             out: Harvest::default(),
             entries: BTreeMap::new(),
             left: HashMap::new(),
+            adopted: HashMap::new(),
         };
         let changes = std::mem::take(&mut capture.run.delta.changes);
         for changed in changes {
@@ -187,17 +190,29 @@ impl Capture<'_, '_> {
     fn file(&mut self, path: &[u8], relative: &[u8], source: Source, attr: &Attr) -> anyhow::Result<Option<Output>> {
         let beneath =
             self.tree.attr(path)?.filter(|beneath| beneath.kind == Kind::File && !self.run.hidden.contains(path));
-        let (digest, size) = match source {
-            // A blob must never change again, and whoever still runs may hold the staged file open.
-            Source::Staged(staged) if self.run.live => self.adopt_copy(self.run.backing.open_staged(staged)?)?,
-            Source::Staged(staged) => self.adopt(&self.run.backing.staged_path(staged)?)?,
+        let stored = match &source {
+            Source::Staged(staged) => self.adopt_staged(*staged),
             Source::Beneath(from) if from == path && beneath.is_some_and(|beneath| beneath.mode == attr.mode) => {
                 self.out.deeds.push(Deed::Times { path: relative.to_vec(), mtime: attr.mtime });
                 return Ok(None);
             }
             Source::Beneath(from) => {
-                self.ensure_seen(&from)?;
-                self.adopt_copy(File::open(os(&from))?.into())?
+                self.ensure_seen(from)?;
+                File::open(os(from)).map_err(anyhow::Error::from).and_then(|file| self.adopt_copy(file.into()))
+            }
+        };
+        let (digest, size) = match stored {
+            Ok(stored) => stored,
+            Err(error) => {
+                // The store failed, the command did not: its file reaches the workspace all the same.
+                self.out.doubts.push(format!("{} cannot be stored: {error:#}", self.shown(path)));
+                let bytes = match source {
+                    Source::Staged(staged) => Bytes::At(self.run.backing.staged_path(staged)?),
+                    Source::Beneath(from) => Bytes::At(os(&from).to_owned()),
+                };
+                let path = relative.to_vec();
+                self.out.deeds.push(Deed::File { path, bytes, mode: attr.mode, mtime: attr.mtime, owner: owner(attr) });
+                return Ok(None);
             }
         };
         let same_bytes = match &beneath {
@@ -209,16 +224,26 @@ impl Capture<'_, '_> {
                 let mode = (beneath.mode != attr.mode).then_some(attr.mode);
                 Deed::Attributes { path: relative.to_vec(), mode, mtime: attr.mtime }
             }
-            _ => Deed::File {
-                path: relative.to_vec(),
-                digest,
-                size,
-                mode: attr.mode,
-                mtime: attr.mtime,
-                owner: owner(attr),
-            },
+            _ => {
+                let bytes = Bytes::Blob { digest, size };
+                Deed::File { path: relative.to_vec(), bytes, mode: attr.mode, mtime: attr.mtime, owner: owner(attr) }
+            }
         });
         Ok(Some(Output::File { digest, size, mode: attr.mode }))
+    }
+
+    fn adopt_staged(&mut self, staged: StagedId) -> anyhow::Result<(Digest, u64)> {
+        if let Some(known) = self.adopted.get(&staged) {
+            return Ok(*known);
+        }
+        let stored = if self.run.live {
+            // A blob must never change again, and whoever still runs may hold the staged file open.
+            self.adopt_copy(self.run.backing.open_staged(staged)?)?
+        } else {
+            self.adopt(&self.run.backing.staged_path(staged)?)?
+        };
+        self.adopted.insert(staged, stored);
+        Ok(stored)
     }
 
     /// Makes a blob of a staged file: hash and rename.

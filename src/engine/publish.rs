@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io;
+use std::path::PathBuf;
 
 use anyhow::Context;
 use wink_fs::attr::Time;
@@ -17,6 +18,20 @@ use super::Engine;
 use super::own::Standing;
 use super::tree::os;
 
+/// Where the bytes of a file to be published are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Bytes {
+    /// In the store.
+    Blob {
+        /// The blob.
+        digest: Digest,
+        /// Its size.
+        size: u64,
+    },
+    /// In a file that could not be stored.
+    At(PathBuf),
+}
+
 /// One change of the workspace; paths are relative to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Deed {
@@ -24,10 +39,8 @@ pub enum Deed {
     File {
         /// Where.
         path: Vec<u8>,
-        /// The blob with its bytes.
-        digest: Digest,
-        /// Its size.
-        size: u64,
+        /// Its bytes.
+        bytes: Bytes,
         /// Permission bits.
         mode: u32,
         /// Modification time.
@@ -130,11 +143,12 @@ impl Engine<'_> {
         // A file that makes way for a directory, or the other way round, must go first; the rest goes last, deepest first.
         removals.sort_by(|one, other| other.path().cmp(one.path()));
         let replaced: HashSet<&[u8]> = conflicts(deeds, &placer)?;
+        let mut failures = Failures::default();
         for deed in removals.iter().filter(|deed| is_within(deed.path(), &replaced)) {
-            self.deed(&placer, deed)?;
+            failures.note(self.deed(&placer, deed));
         }
         for path in &replaced {
-            clear(&placer, path).with_context(|| format!("cannot replace {}", os(path).display()))?;
+            failures.note(clear(&placer, path).with_context(|| format!("cannot replace {}", os(path).display())));
         }
         let (dirs, rest): (Vec<&Deed>, Vec<&Deed>) = deeds
             .iter()
@@ -143,30 +157,32 @@ impl Engine<'_> {
         // Parents sort before what is in them. A directory without write permission gets its mode once it is filled.
         for deed in &dirs {
             if let Deed::Dir { path, mode, .. } = deed {
-                placer
-                    .make_dir(path, mode | 0o700)
-                    .with_context(|| format!("cannot make the directory {}", os(path).display()))?;
+                let made = placer.make_dir(path, mode | 0o700);
+                failures.note(made.with_context(|| format!("cannot make the directory {}", os(path).display())));
             }
         }
         for deed in rest {
-            self.deed(&placer, deed)?;
+            failures.note(self.deed(&placer, deed));
         }
         for deed in dirs.iter().rev() {
-            self.deed(&placer, deed)?;
+            failures.note(self.deed(&placer, deed));
         }
         for deed in removals.iter().filter(|deed| !is_within(deed.path(), &replaced)) {
-            self.deed(&placer, deed)?;
+            failures.note(self.deed(&placer, deed));
         }
-        Ok(())
+        failures.first.map_or(Ok(()), Err)
     }
 
     fn deed(&self, placer: &Placer, deed: &Deed) -> anyhow::Result<()> {
         let own_ids = wink_platform::unix::identity::effective_ids();
         let foreign = |owner: Option<(u32, u32)>| owner.filter(|owner| own_ids.0 == 0 && *owner != own_ids);
         match deed {
-            Deed::File { path, digest, size, mode, mtime, owner } => {
-                let blob = self.store.open_blob_sized(digest, *size)?;
-                placer.place_file(path, &blob, *mode, *mtime, foreign(*owner)).map(drop)
+            Deed::File { path, bytes, mode, mtime, owner } => {
+                let source = match bytes {
+                    Bytes::Blob { digest, size } => self.store.open_blob_sized(digest, *size)?,
+                    Bytes::At(path) => File::open(path)?,
+                };
+                placer.place_file(path, &source, *mode, *mtime, foreign(*owner)).map(drop)
             }
             Deed::Attributes { path, mode, mtime } => {
                 mode.map_or(Ok(()), |mode| placer.set_mode(path, mode)).and_then(|()| placer.set_times(path, *mtime))
@@ -185,6 +201,20 @@ impl Engine<'_> {
             Deed::Remove { path, dir: false } => placer.remove_file(path).or_else(gone),
         }
         .with_context(|| format!("cannot write {}", os(deed.path()).display()))
+    }
+}
+
+/// One file that cannot be published must not keep the others from it.
+#[derive(Default)]
+struct Failures {
+    first: Option<anyhow::Error>,
+}
+
+impl Failures {
+    fn note(&mut self, result: anyhow::Result<()>) {
+        if let Err(error) = result {
+            self.first.get_or_insert(error);
+        }
     }
 }
 

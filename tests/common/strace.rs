@@ -47,6 +47,8 @@ pub struct Seen {
     pub asked: BTreeMap<PathBuf, BTreeSet<Asked>>,
     /// Created, removed or renamed by the command.
     pub made: BTreeSet<PathBuf>,
+    /// How often a name was created exclusively, by directory: temporary names are drawn anew in every run.
+    pub exclusive: BTreeMap<PathBuf, usize>,
 }
 
 /// Joins `<unfinished ...>` with `<... resumed>` and splits calls into arguments.
@@ -226,6 +228,10 @@ impl Seen {
                 if has("O_TMPFILE") {
                     self.walk(&path, true);
                 } else if ok && writes {
+                    if has("O_EXCL") {
+                        let parent = self.walk(path.parent().unwrap_or(&path), true);
+                        *self.exclusive.entry(parent).or_default() += 1;
+                    }
                     self.make(&path, !has("O_EXCL"));
                 } else {
                     let how = if has("O_DIRECTORY") || has("O_PATH") { Asked::Stat } else { Asked::Opened };

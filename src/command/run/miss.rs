@@ -152,11 +152,13 @@ fn after(
     };
     let printed = run.printed.clone();
     let harvest = engine.capture(run, &mut tree)?;
-    engine.publish(&harvest.deeds, &hidden)?;
+    let published = engine.publish(&harvest.deeds, &hidden);
     tree.save();
     drop(tree);
 
-    let why_not = why_not(asked, task, &harvest, ran);
+    // What could not be written must be said, whatever else is in doubt: it is not there, as it would be without wink.
+    let unpublished = published.err().map(|error| format!("not everything could be published: {error:#}"));
+    let why_not = unpublished.or_else(|| why_not(asked, task, &harvest, ran));
     let usable = why_not.is_none();
     report.observations = harvest.trace.seen.len() as u64;
     report.outputs = harvest.manifest.entries.iter().filter(|entry| entry.output != Output::Removed).count() as u64;

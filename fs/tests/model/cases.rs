@@ -1,0 +1,1 @@
+//! The hard cases, one by one.
