@@ -1,7 +1,7 @@
 //! Which variables reach the command, and which are in the key.
 //!
 //! A variable that the command can see is in the key. The exceptions: the published list below, what the user passes
-//! (`env.pass`, `--pass-env`), and `WINK_*`, which configure wink itself. Nobody can watch a program read its environment, so the
+//! (`env.pass`, `--pass-env`), and the variables that configure wink itself. Nobody can watch a program read its environment, so the
 //! list is short: only what changes from terminal to terminal and what builds do not put into their output. A test keeps
 //! `docs/ENVIRONMENT.md` equal to it.
 
@@ -91,8 +91,10 @@ pub const VOLATILE: &[Group] = &[
 pub const STRICT_BASE: &[&str] =
     &["HOME", "USER", "LOGNAME", "PATH", "SHELL", "LANG", "LANGUAGE", "LC_*", "TZ", "TMPDIR", "TERM", "PWD"];
 
-/// wink's own variables.
-const OURS: &str = "WINK_*";
+/// wink's own variables, by the configuration's list: any other of such a name belongs to somebody else, and counts.
+fn is_ours(name: &OsStr) -> bool {
+    name.to_str().is_some_and(|name| crate::config::is_variable(name) || name == crate::command::run::INSIDE)
+}
 
 /// The two environments of a task.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -107,7 +109,7 @@ pub struct Environments {
 pub fn divide(variables: impl IntoIterator<Item = (OsString, OsString)>, settings: &EnvSettings) -> Environments {
     let mut out = Environments::default();
     for (name, value) in variables {
-        let ours = is_any(&name, &[OURS]);
+        let ours = is_ours(&name);
         let included = is_any(&name, &settings.include);
         let passed = is_any(&name, &settings.pass);
         // wink's own variables reach the command in any case: it may call wink.

@@ -144,18 +144,18 @@ fn the_other_reading_of_a_neighbour() {
 
 #[test]
 fn substitution() {
-    let roots = roots("/work/main", "/home/u");
+    let roots = roots("/work/repo", "/home/u");
     let shown = |text: &str| String::from_utf8(roots.substitute(text.as_bytes())).unwrap().replace('\0', "@");
     for (text, wanted) in [
-        ("/work/main", "@W"),
-        ("/work/main/a", "@W/a"),
-        ("/work/main2 /work/main-x /work/main.d", "/work/main2 /work/main-x /work/main.d"),
-        ("PATH=/work/main/bin:/home/u/bin:/usr", "PATH=@W/bin:@H/bin:/usr"),
-        ("-I/work/main/include -isystem/home/u", "-I@W/include -isystem@H"),
-        ("file:///work/main/x", "file://@W/x"),
-        ("src/work/main /x/work/main", "src/work/main /x/work/main"),
-        ("\"/work/main\",'/home/u'", "\"@W\",'@H'"),
-        ("@/work/main", "@@W"),
+        ("/work/repo", "@W"),
+        ("/work/repo/a", "@W/a"),
+        ("/work/repo2 /work/repo-x /work/repo.d", "/work/repo2 /work/repo-x /work/repo.d"),
+        ("PATH=/work/repo/bin:/home/u/bin:/usr", "PATH=@W/bin:@H/bin:/usr"),
+        ("-I/work/repo/include -isystem/home/u", "-I@W/include -isystem@H"),
+        ("file:///work/repo/x", "file://@W/x"),
+        ("src/work/repo /x/work/repo", "src/work/repo /x/work/repo"),
+        ("\"/work/repo\",'/home/u'", "\"@W\",'@H'"),
+        ("@/work/repo", "@@W"),
         ("", ""),
     ] {
         assert_eq!(shown(text), wanted);

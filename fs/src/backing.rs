@@ -133,6 +133,10 @@ pub trait Backing: Send + Sync + 'static {
 
     /// A new empty file in the staging area, open for reading and writing.
     fn stage(&self) -> Result<(StagedId, Self::File)>;
+    /// As [`Backing::stage`] on another file system, for when the staging area is full: a task must not fail because the cache is.
+    fn stage_elsewhere(&self) -> Result<(StagedId, Self::File)> {
+        Err(Status::NoSpace)
+    }
     /// Opens a staged file again.
     fn open_staged(&self, id: StagedId) -> Result<Self::File>;
     /// Removes a staged file.

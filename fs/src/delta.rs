@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use crate::attr::{Attr, Kind};
 use crate::backing::{Backing, Result, StagedId};
 use crate::name::Name;
-use crate::node::{Body, Bytes, Child};
+use crate::node::{Body, Bytes, Child, Over};
 use crate::status::Status;
-use crate::vfs::{NodeId, TOP};
+use crate::vfs::{NodeId, Revealed, TOP};
 use crate::view::{Guard, View};
 use crate::zone::{Zone, join};
 
@@ -71,9 +71,9 @@ pub struct Changed {
 pub struct Delta {
     /// The changed paths, sorted: parents before what is in them.
     pub changes: Vec<Changed>,
-    /// Directories that the task moved: their path beneath and the names there. What they hold is part of the result, whether
+    /// Directories that the task moved. What they hold is part of the result, whether
     /// the task looked at it or not.
-    pub moved: Vec<(Vec<u8>, Vec<(Vec<u8>, Kind)>)>,
+    pub moved: Vec<Revealed>,
 }
 
 impl<B: Backing> View<B> {
@@ -115,7 +115,7 @@ impl<B: Backing> Guard<'_, B> {
 struct Walk<'v, B: Backing> {
     guard: Guard<'v, B>,
     changes: BTreeMap<Vec<u8>, (Change, Option<Kind>)>,
-    moved: Vec<(Vec<u8>, Vec<(Vec<u8>, Kind)>)>,
+    moved: Vec<Revealed>,
 }
 
 impl<B: Backing> Walk<'_, B> {
@@ -128,6 +128,10 @@ impl<B: Backing> Walk<'_, B> {
             match child {
                 Child::Whiteout => self.beneath_removed(id, &name, &at)?,
                 Child::Node { id: node, covers } => {
+                    let shown = self.guard.node(node)?;
+                    if shown.zone != Zone::Task && shown.lower.is_none() {
+                        continue; // Made up by the view itself: a mount point.
+                    }
                     if self.stands_at(node, &at)? {
                         self.unmoved(node, at)?;
                         continue;
@@ -151,7 +155,7 @@ impl<B: Backing> Walk<'_, B> {
         let node = self.guard.node(id)?;
         // A file with several names has one `lower`; all its names that are known stand where they stood unless made by the task.
         Ok(node.lower.as_ref().is_some_and(|lower| *lower.path == *path)
-            || (node.kind == Kind::File && node.lower.is_some() && self.is_other_link(id, path)?))
+            || (node.kind != Kind::Dir && self.is_other_link(id, path)?))
     }
 
     /// Whether `path` beneath is another name of the same real file.
@@ -185,7 +189,7 @@ impl<B: Backing> Walk<'_, B> {
         }
         match self.guard.view.backing().attr(&handle, name) {
             Ok(attr) => Ok(Some(attr.kind)),
-            Err(Status::NotFound) => Ok(None),
+            Err(Status::NotFound | Status::NotDir) => Ok(None),
             Err(status) => Err(status),
         }
     }
@@ -221,7 +225,10 @@ impl<B: Backing> Walk<'_, B> {
         let kind = node.kind;
         match kind {
             Kind::Dir => {
-                if node.over.mode.is_some() || node.over.uid.is_some() || node.over.gid.is_some() {
+                let over = Over { mode: node.over.mode, uid: node.over.uid, gid: node.over.gid, ..Over::default() };
+                let mut now = node.base;
+                over.apply(&mut now);
+                if now != node.base {
                     let attr = self.guard.attr(id)?;
                     self.changes.insert(path.clone(), (Change::Dir { attr }, Some(kind)));
                 }
@@ -234,6 +241,11 @@ impl<B: Backing> Walk<'_, B> {
 
     /// A node where the task put it, with all that is in it.
     fn created(&mut self, id: NodeId, path: Vec<u8>, before: Option<Kind>) -> Result<()> {
+        if self.stands_at(id, &path)? {
+            // Moved away and back again, or its directory was: as if it had never gone.
+            self.forget_below(&path);
+            return self.unmoved(id, path);
+        }
         if self.guard.node(id)?.kind != Kind::Dir {
             return self.leaf(id, path, before);
         }
@@ -251,6 +263,17 @@ impl<B: Backing> Walk<'_, B> {
             }
         }
         Ok(())
+    }
+
+    /// Takes back what was said of a path and of all below it.
+    fn forget_below(&mut self, path: &[u8]) {
+        let below = join(path, b"");
+        self.changes.remove(path);
+        let gone: Vec<Vec<u8>> =
+            self.changes.range(below.clone()..).map(|(at, _)| at).take_while(|at| at.starts_with(&below)).cloned().collect();
+        for at in gone {
+            self.changes.remove(&at);
+        }
     }
 
     fn leaf(&mut self, id: NodeId, path: Vec<u8>, before: Option<Kind>) -> Result<()> {

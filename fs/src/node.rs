@@ -139,6 +139,8 @@ pub struct Node<B: Backing> {
     pub base: Attr,
     /// References the kernel holds.
     pub lookups: u64,
+    /// How many names of the real file were seen beneath, whatever became of them; all others are out of sight.
+    pub loaded: u32,
 }
 
 impl<B: Backing> Node<B> {
@@ -166,11 +168,13 @@ impl<B: Backing> Node<B> {
         }
     }
 
-    /// Whether the task changed a file's bytes or attributes, or made the node. A changed link count alone (its ctime) is none.
+    /// Whether the task gave a file bytes of its own or attributes other than beneath, or made the node. A changed link count
+    /// alone (its ctime) is none.
     pub fn is_changed(&self) -> bool {
-        self.lower.is_none()
-            || Over { ctime: None, ..self.over } != Over::default()
-            || matches!(&self.body, Body::File(FileBody { bytes: Bytes::Staged(_), .. }))
+        let Some(Lower { attr, .. }) = &self.lower else { return true };
+        let mut now = *attr;
+        Over { ctime: None, ..self.over }.apply(&mut now);
+        now != *attr || matches!(&self.body, Body::File(FileBody { bytes: Bytes::Staged(_), .. }))
     }
 }
 
@@ -235,7 +239,8 @@ impl<B: Backing> Table<B> {
         } else {
             self.fresh()
         };
-        self.by_real.entry((zone, attr.dev, attr.ino)).or_insert(id);
+        // The latest stands for it: an older one with this number was removed, and the number given out again.
+        self.by_real.insert((zone, attr.dev, attr.ino), id);
         id
     }
 

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use crate::attr::{Attr, Kind, SetAttr, Time};
 use crate::backing::{RenameMode, Result, Seek, Space, Want};
-use crate::vfs::{Caller, Entry, Listed, Looked, NodeId, OpenHow, Sighting, Vfs};
+use crate::vfs::{Caller, Entry, Listed, Looked, Names, NodeId, OpenHow, Revealed, Sighting, Vfs};
 
 /// What was seen of one path, first answer first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub struct Sight {
     /// When it was first seen: a file that changed just before may change again within the same tick of its clock.
     pub at: Time,
     /// Names and kinds, if it was listed.
-    pub names: Option<Vec<(Vec<u8>, Kind)>>,
+    pub names: Option<Names>,
     /// A later answer differed: somebody else changed it while the task ran.
     pub unsteady: bool,
 }
@@ -39,6 +39,10 @@ impl Recorder {
     pub fn saw(&self, sighting: &Sighting) {
         let mut seen = self.seen.lock();
         match seen.get_mut(&sighting.path) {
+            // Listed before it was looked at: it was a directory.
+            Some(Sight { attr: attr @ None, names: Some(_), .. }) if sighting.attr.is_some_and(|now| now.kind == Kind::Dir) => {
+                *attr = sighting.attr;
+            }
             Some(sight) => {
                 if !same(sight.attr.as_ref(), sighting.attr.as_ref()) {
                     sight.unsteady = true;
@@ -52,15 +56,16 @@ impl Recorder {
     }
 
     /// Notes what a listing revealed.
-    pub fn listed(&self, path: &[u8], mut names: Vec<(Vec<u8>, Kind)>) {
+    pub fn listed(&self, revealed: Revealed) {
+        let Revealed { path, mut names } = revealed;
         names.sort();
         let mut seen = self.seen.lock();
-        match seen.get_mut(path) {
+        match seen.get_mut(&path) {
             Some(Sight { names: Some(before), unsteady, .. }) => *unsteady |= *before != names,
             Some(sight) => sight.names = Some(names),
             None => {
                 let sight = Sight { attr: None, at: Time::now(), names: Some(names), unsteady: false };
-                seen.insert(path.to_vec(), sight);
+                seen.insert(path, sight);
             }
         }
     }
@@ -106,6 +111,13 @@ impl<V: Vfs> Observed<V> {
         &self.inner
     }
 
+    /// Whether a directory may be removed or replaced tells whether it is empty.
+    fn saw_contents(&self, parent: NodeId, name: &[u8]) {
+        if let Some(revealed) = self.inner.contents(parent, name) {
+            self.recorder.listed(revealed);
+        }
+    }
+
     /// What was seen.
     pub fn recorder(&self) -> &Recorder {
         &self.recorder
@@ -123,8 +135,8 @@ impl<V: Vfs> Vfs for Observed<V> {
 
     fn list(&self, caller: Caller, id: NodeId) -> Result<Listed> {
         let mut listed = self.inner.list(caller, id)?;
-        if let Some((path, names)) = listed.revealed.take() {
-            self.recorder.listed(&path, names);
+        if let Some(revealed) = listed.revealed.take() {
+            self.recorder.listed(revealed);
         }
         Ok(listed)
     }
@@ -170,6 +182,7 @@ impl<V: Vfs> Vfs for Observed<V> {
     }
 
     fn remove_dir(&self, caller: Caller, parent: NodeId, name: &[u8]) -> Result<()> {
+        self.saw_contents(parent, name);
         self.inner.remove_dir(caller, parent, name)
     }
 
@@ -182,6 +195,9 @@ impl<V: Vfs> Vfs for Observed<V> {
         to_name: &[u8],
         mode: RenameMode,
     ) -> Result<()> {
+        if mode == RenameMode::Replace {
+            self.saw_contents(to_parent, to_name);
+        }
         self.inner.rename(caller, parent, name, to_parent, to_name, mode)
     }
 
@@ -223,6 +239,10 @@ impl<V: Vfs> Vfs for Observed<V> {
 
     fn copy_range(&self, from: NodeId, from_offset: u64, to: NodeId, to_offset: u64, length: u64) -> Result<u64> {
         self.inner.copy_range(from, from_offset, to, to_offset, length)
+    }
+
+    fn contents(&self, parent: NodeId, name: &[u8]) -> Option<Revealed> {
+        self.inner.contents(parent, name)
     }
 
     fn space(&self, id: NodeId) -> Result<Space> {

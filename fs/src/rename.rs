@@ -18,34 +18,37 @@ type Place<'a> = (NodeId, &'a Name);
 impl<B: Backing> Guard<'_, B> {
     /// `renameat2(2)`.
     pub(crate) fn rename(&mut self, from: Place<'_>, to: Place<'_>, mode: RenameMode) -> Result<()> {
-        self.check_names(from.0)?;
-        self.check_names(to.0)?;
+        for dir in [from.0, to.0] {
+            self.check_names(dir)?;
+            self.check_alive(dir)?;
+        }
         let moved = self.child(from.0, from.1)?.0.ok_or(Status::NotFound)?;
         let replaced = self.child(to.0, to.1)?.0;
-        let upper = self.is_upper(from.0)?;
-        if upper != self.is_upper(to.0)? || upper != self.is_upper_node(moved)? {
-            return Err(Status::CrossDevice);
-        }
-        if self.is_within(to.0, moved)? {
-            return Err(Status::Invalid);
-        }
         match (mode, replaced) {
             (RenameMode::NoReplace, Some(_)) => return Err(Status::Exists),
             (RenameMode::Exchange, None) => return Err(Status::NotFound),
             _ => {}
         }
+        if self.is_within(to.0, moved)? {
+            return Err(Status::Invalid);
+        }
+        if let Some(other) = replaced
+            && self.is_within(from.0, other)?
+        {
+            return Err(if mode == RenameMode::Exchange { Status::Invalid } else { Status::NotEmpty });
+        }
+        if replaced == Some(moved) {
+            // rename(2): two names of one file: nothing happens.
+            return Ok(());
+        }
+        let upper = self.is_upper(from.0)?;
+        if upper != self.is_upper(to.0)? {
+            return Err(Status::CrossDevice);
+        }
+        self.check_movable(moved, upper)?;
         if let Some(other) = replaced {
-            if mode == RenameMode::Exchange {
-                if upper != self.is_upper_node(other)? {
-                    return Err(Status::CrossDevice);
-                }
-                if self.is_within(from.0, other)? {
-                    return Err(Status::Invalid);
-                }
-            } else if other == moved {
-                // rename(2): two names of one file: nothing happens.
-                return Ok(());
-            } else {
+            self.check_movable(other, upper)?;
+            if mode != RenameMode::Exchange {
                 self.check_replaceable(moved, other, upper)?;
             }
         }
@@ -71,6 +74,16 @@ impl<B: Backing> Guard<'_, B> {
         self.follow(moved, to, upper)?;
         self.touch_dir(from.0)?;
         self.touch_dir(to.0)
+    }
+
+    /// Only what lies on one side of the border as a whole can be moved there: neither the workspace nor what holds it.
+    fn check_movable(&self, id: NodeId, upper: bool) -> Result<()> {
+        let node = self.node(id)?;
+        let mixed = match &node.lower {
+            Some(lower) if node.kind == Kind::Dir => self.view.zones().is_mixed_below(node.zone, &lower.path),
+            _ => false,
+        };
+        if mixed || upper != self.is_upper_node(id)? { Err(Status::CrossDevice) } else { Ok(()) }
     }
 
     fn check_replaceable(&mut self, moved: NodeId, other: NodeId, upper: bool) -> Result<()> {
@@ -113,9 +126,7 @@ impl<B: Backing> Guard<'_, B> {
             }
         }
         for (id, old, new) in [(moved, from, to), (other, to, from)] {
-            let node = self.node_mut(id)?;
-            node.over.ctime = Some(Time::now());
-            for (dir, name) in &mut node.names {
+            for (dir, name) in &mut self.node_mut(id)?.names {
                 if (*dir, &*name) == (old.0, old.1) {
                     (*dir, *name) = (new.0, new.1.clone());
                     break;

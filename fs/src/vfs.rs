@@ -73,13 +73,25 @@ pub struct ListItem {
     pub ino: u64,
 }
 
-/// A listing, and what it reveals: the path beneath and the names and kinds there, own changes left out.
+/// Names and what they are.
+pub type Names = Vec<(Vec<u8>, Kind)>;
+
+/// What a listing reveals of the tree beneath.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revealed {
+    /// Absolute path of the directory there.
+    pub path: Vec<u8>,
+    /// The names and kinds there: own changes and hidden names left out.
+    pub names: Names,
+}
+
+/// A listing, and what it reveals.
 #[derive(Clone, Debug)]
 pub struct Listed {
     /// All names, `.` and `..` first.
     pub items: Vec<ListItem>,
-    /// Path and names beneath; `None` if the directory has nothing beneath it.
-    pub revealed: Option<(Vec<u8>, Vec<(Vec<u8>, Kind)>)>,
+    /// `None` if the directory has nothing beneath it.
+    pub revealed: Option<Revealed>,
 }
 
 /// The operations.
@@ -137,6 +149,9 @@ pub trait Vfs: Send + Sync + 'static {
     fn copy_range(&self, from: NodeId, from_offset: u64, to: NodeId, to_offset: u64, length: u64) -> Result<u64>;
     /// The names of a directory.
     fn list(&self, caller: Caller, id: NodeId) -> Result<Listed>;
+    /// What the outcome of an operation reveals that depends on whether the directory `name` is empty; `None` if it is no directory
+    /// or has nothing beneath it.
+    fn contents(&self, parent: NodeId, name: &[u8]) -> Option<Revealed>;
     /// Size and room.
     fn space(&self, id: NodeId) -> Result<Space>;
     /// `access(2)`, where the kernel leaves it to us.

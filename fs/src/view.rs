@@ -6,8 +6,9 @@
 //! - A directory's attributes are masked (constant times, size and link count) until the task changes the directory, so that they reveal
 //!   nothing beyond its existence (`docs/SEMANTICS.md`, "Directories").
 //!
-//! Operations on names are in [`crate::view::names`], on bytes in [`crate::view::files`], renames in `crate::rename`.
+//! Operations on names are in `names`, on bytes in `files`, attributes and permissions in `attrs`, renames in `crate::rename`.
 
+mod attrs;
 mod files;
 mod names;
 
@@ -21,7 +22,7 @@ use crate::backing::{Backing, RenameMode, Result, Seek, Space, Want};
 use crate::name::Name;
 use crate::node::{Body, Bytes, Child, DirBody, FileBody, Lower, Node, Over, Table};
 use crate::status::Status;
-use crate::vfs::{Caller, Entry, ListItem, Listed, Looked, NodeId, OpenHow, Sighting, TOP, Vfs};
+use crate::vfs::{Caller, Entry, ListItem, Listed, Looked, NodeId, OpenHow, Revealed, Sighting, TOP, Vfs};
 use crate::zone::{Zone, Zones, join};
 
 /// The time every unchanged directory shows: 9 September 2001, older than any output, newer than the epoch that some
@@ -109,6 +110,7 @@ impl<B: Backing> View<B> {
                     over: Over::default(),
                     base,
                     lookups: 0,
+                    loaded: 0,
                 });
                 children.insert(name.clone(), Child::Node { id, covers: false });
             }
@@ -123,6 +125,7 @@ impl<B: Backing> View<B> {
             over: Over::default(),
             base: attr,
             lookups: 1,
+            loaded: 0,
         });
         let state = Mutex::new(State { table, idle_files: 0 });
         Ok(View { backing, setup, own_ids, state, notes: Mutex::new(Notes::default()) })
@@ -141,6 +144,10 @@ impl<B: Backing> View<B> {
     /// How many nodes the view knows.
     pub fn node_count(&self) -> usize {
         self.state.lock().table.len()
+    }
+
+    pub(crate) fn zones(&self) -> &Zones {
+        &self.setup.zones
     }
 
     pub(crate) fn lock(&self) -> Guard<'_, B> {
@@ -202,7 +209,7 @@ impl<B: Backing> Guard<'_, B> {
         let path = join(&lower.path, name.as_bytes());
         let zone = self.view.setup.zones.of_child(node.zone, &path);
         if self.is_hidden(&path) {
-            return Ok((None, Some(Sighting { path, attr: None })));
+            return Ok((None, zone.is_observed().then_some(Sighting { path, attr: None })));
         }
         match self.view.backing.attr(&handle, name) {
             Ok(attr) => {
@@ -236,25 +243,56 @@ impl<B: Backing> Guard<'_, B> {
     pub(crate) fn unname(&mut self, id: NodeId, parent: NodeId, name: &Name) {
         if let Some(node) = self.state.table.get_mut(id) {
             node.names.retain(|(dir, named)| (*dir, named) != (parent, name));
+            self.find_again(id);
             self.drop_if_unused(id);
         }
     }
 
-    pub(crate) fn drop_if_unused(&mut self, id: NodeId) {
+    /// Outside the workspace a file that lost a name must be reached by one of those left.
+    fn find_again(&mut self, id: NodeId) {
         let Some(node) = self.state.table.get(id) else { return };
-        let in_use = match &node.body {
-            Body::File(file) => file.handles > 0,
-            _ => false,
+        let (false, Some((parent, name))) = (node.zone == Zone::Task || node.kind == Kind::Dir, node.names.first().cloned())
+        else {
+            return;
         };
-        if node.names.is_empty() && node.lookups == 0 && !in_use && id != TOP {
-            if let Some(Node { body: Body::File(file), .. }) = self.state.table.remove(id) {
-                if file.open.is_some() {
-                    self.state.idle_files = self.state.idle_files.saturating_sub(1);
+        let Some(above) = self.state.table.get(parent) else { return };
+        let (Some(handle), Some(beneath)) = (above.dir().and_then(|dir| dir.handle.clone()), &above.lower) else { return };
+        let path = join(&beneath.path, name.as_bytes()).into();
+        if let Some(lower) = self.state.table.get_mut(id).and_then(|node| node.lower.as_mut()) {
+            *lower = Lower { dir: Some(handle), name: Some(name), path, attr: lower.attr };
+        }
+    }
+
+    pub(crate) fn drop_if_unused(&mut self, id: NodeId) {
+        let mut work = vec![id];
+        while let Some(id) = work.pop() {
+            let Some(node) = self.state.table.get(id) else { continue };
+            let in_use = matches!(&node.body, Body::File(file) if file.handles > 0);
+            if !node.names.is_empty() || node.lookups > 0 || in_use || id == TOP {
+                continue;
+            }
+            match self.state.table.remove(id).map(|node| node.body) {
+                Some(Body::File(file)) => {
+                    if file.open.is_some() {
+                        self.state.idle_files = self.state.idle_files.saturating_sub(1);
+                    }
+                    if let Bytes::Staged(staged) = file.bytes {
+                        // It can only be left behind in the run's own staging directory, which goes away with the run.
+                        let _ = self.view.backing.remove_staged(staged);
+                    }
                 }
-                if let Bytes::Staged(staged) = file.bytes {
-                    // It can only be left behind in the run's own staging directory, which goes away with the run.
-                    let _ = self.view.backing.remove_staged(staged);
+                // Names are left only in a directory that others removed in the real tree.
+                Some(Body::Dir(dir)) => {
+                    for (name, child) in dir.children {
+                        let Child::Node { id: below, .. } = child else { continue };
+                        if let Some(node) = self.state.table.get_mut(below) {
+                            node.names.retain(|(dir, named)| (*dir, named) != (id, &name));
+                            self.find_again(below);
+                            work.push(below);
+                        }
+                    }
                 }
+                _ => {}
             }
         }
     }
@@ -311,92 +349,26 @@ impl<B: Backing> Guard<'_, B> {
                     over: Over::default(),
                     base: attr,
                     lookups: 0,
+                    loaded: 0,
                 });
                 id
             }
         };
-        self.node_mut(id)?.names.push((parent, name.clone()));
+        let node = self.node_mut(id)?;
+        node.names.push((parent, name.clone()));
+        node.loaded += 1;
         let dir = self.node_mut(parent)?.dir_mut().ok_or(Status::NotDir)?;
         dir.children.insert(name.clone(), Child::Node { id, covers: true });
         Ok(id)
     }
 
-    /// The attributes a node shows.
-    pub(crate) fn attr(&self, id: NodeId) -> Result<Attr> {
-        let node = self.node(id)?;
-        let mut attr = match (&node.body, &node.lower) {
-            (Body::File(FileBody { bytes: Bytes::Staged(staged), open, .. }), _) => {
-                let bytes = match open {
-                    Some(file) => crate::backing::BackingFile::attr(&**file)?,
-                    None => crate::backing::BackingFile::attr(&self.view.backing.open_staged(*staged)?)?,
-                };
-                let mut attr = node.lower.as_ref().map_or(node.base, |lower| lower.attr);
-                attr.size = bytes.size;
-                attr.blocks = bytes.blocks;
-                attr.atime = bytes.atime;
-                attr.mtime = bytes.mtime;
-                attr.ctime = bytes.ctime;
-                attr
-            }
-            (_, Some(lower)) => self.lower_attr(node, lower)?,
-            (_, None) => node.base,
-        };
-        let bytes_ctime = attr.ctime;
-        node.over.apply(&mut attr);
-        attr.ctime = attr.ctime.max(bytes_ctime);
-        attr.ino = id.0;
-        match &node.body {
-            Body::Dir(dir) => {
-                if !dir.changed && node.lower.is_some() && node.over.mtime.is_none() && node.zone.is_observed() {
-                    (attr.atime, attr.mtime, attr.ctime) = (MASKED_TIME, MASKED_TIME, MASKED_TIME);
-                }
-                (attr.size, attr.blocks, attr.nlink) = (MASKED_SIZE, MASKED_SIZE / 512, DIR_LINKS);
-            }
-            _ if node.lower.is_none() || node.names.is_empty() => attr.nlink = node.names.len() as u32,
-            _ => {}
-        }
-        if self.view.setup.shown_as_own_group.contains(&attr.gid) {
-            attr.gid = self.view.own_ids.1;
-        }
-        Ok(attr)
-    }
-
-    fn lower_attr(&self, node: &Node<B>, lower: &Lower<B>) -> Result<Attr> {
-        let mut attr = lower.attr;
-        if node.zone == Zone::Task {
-            if let Some(least) = self.view.setup.newer.get(&*lower.path) {
-                attr.mtime = attr.mtime.max(*least);
-            }
-        }
-        Ok(attr)
-    }
-
-    /// Asks the tree beneath for the attributes of what is written through. What was removed meanwhile and is not open keeps its
-    /// last ones.
-    pub(crate) fn refresh(&mut self, id: NodeId) -> Result<()> {
-        let node = self.node(id)?;
-        let (true, Some(lower)) = (node.zone != Zone::Task, &node.lower) else { return Ok(()) };
-        let fresh = match (&node.body, &lower.dir, &lower.name) {
-            (Body::File(FileBody { open: Some(file), .. }), ..) => crate::backing::BackingFile::attr(&**file),
-            (_, Some(dir), Some(name)) => self.view.backing.attr(dir, name),
-            _ => return Ok(()),
-        };
-        if let (Ok(fresh), Some(lower)) = (fresh, self.node_mut(id)?.lower.as_mut()) {
-            lower.attr = fresh;
-        }
-        Ok(())
-    }
-
-    pub(crate) fn entry(&self, id: NodeId) -> Result<Entry> {
-        Ok(Entry { id, attr: self.attr(id)?, lasting: self.node(id)?.zone.is_lasting() })
-    }
-
     /// All names the directory shows, merged.
-    pub(crate) fn merged(&mut self, id: NodeId) -> Result<(Vec<ListItem>, Option<(Vec<u8>, Vec<(Vec<u8>, Kind)>)>)> {
+    pub(crate) fn merged(&mut self, id: NodeId) -> Result<(Vec<ListItem>, Option<Revealed>)> {
         let node = self.node(id)?;
         let dir = node.dir().ok_or(Status::NotDir)?;
         let mut items = Vec::new();
         let mut revealed = None;
+        let mut stands = HashSet::new();
         if let (Some(handle), Some(lower)) = (&dir.handle, &node.lower) {
             let mut names = Vec::new();
             for entry in self.view.backing.list(handle)? {
@@ -404,63 +376,24 @@ impl<B: Backing> Guard<'_, B> {
                     continue;
                 }
                 names.push((entry.name.as_bytes().to_vec(), entry.kind));
+                if node.zone != Zone::Task {
+                    stands.insert(entry.name.clone());
+                }
                 if !dir.children.contains_key(&entry.name) {
                     items.push(ListItem { name: entry.name.as_bytes().to_vec(), kind: entry.kind, ino: entry.ino });
                 }
             }
-            revealed = node.zone.is_observed().then(|| (lower.path.to_vec(), names));
+            revealed = node.zone.is_observed().then(|| Revealed { path: lower.path.to_vec(), names });
         }
         for (name, child) in &dir.children {
-            if let Child::Node { id, .. } = child {
-                if let Some(node) = self.state.table.get(*id) {
-                    items.push(ListItem { name: name.as_bytes().to_vec(), kind: node.kind, ino: id.0 });
-                }
+            let Child::Node { id, covers } = child else { continue };
+            // Outside the workspace others may have removed it since it was looked at.
+            let gone = *covers && node.zone != Zone::Task && !stands.contains(name);
+            if let (false, Some(node)) = (gone, self.state.table.get(*id)) {
+                items.push(ListItem { name: name.as_bytes().to_vec(), kind: node.kind, ino: id.0 });
             }
         }
         Ok((items, revealed))
-    }
-
-    /// Whether this process, which runs as the task's user, may do that to the node.
-    pub(crate) fn check(&self, id: NodeId, want: Want) -> Result<()> {
-        if self.view.setup.checks == Checks::Kernel {
-            return Ok(());
-        }
-        let node = self.node(id)?;
-        match &node.lower {
-            Some(lower) if node.over.mode.is_none() => {
-                let backing = &self.view.backing;
-                match (&node.body, &lower.dir, &lower.name) {
-                    (Body::Dir(DirBody { handle: Some(handle), .. }), ..) => backing.permits(handle, None, want),
-                    (_, Some(dir), Some(name)) => backing.permits(dir, Some(name), want),
-                    _ => Ok(()),
-                }
-            }
-            _ => {
-                let mode = node.over.mode.unwrap_or(node.base.mode) >> 6;
-                let refused =
-                    want.read && mode & 4 == 0 || want.write && mode & 2 == 0 || want.execute && mode & 1 == 0;
-                if refused { Err(Status::Access) } else { Ok(()) }
-            }
-        }
-    }
-
-    /// Whether names in the directory may be changed.
-    pub(crate) fn check_names(&self, parent: NodeId) -> Result<()> {
-        self.check(parent, Want { read: false, write: true, execute: true })
-    }
-
-    /// The task changed a name in the directory.
-    pub(crate) fn touch_dir(&mut self, id: NodeId) -> Result<()> {
-        let node = self.node_mut(id)?;
-        if node.zone == Zone::Task || node.lower.is_none() {
-            let now = Time::now();
-            node.over.mtime = Some(now);
-            node.over.ctime = Some(now);
-        }
-        if let Some(dir) = node.dir_mut() {
-            dir.changed = true;
-        }
-        Ok(())
     }
 }
 
@@ -470,8 +403,7 @@ impl<B: Backing> Vfs for View<B> {
         let parent_zone = guard.node(parent)?.zone;
         if name == b"." || name == b".." {
             let id = if name == b"." { parent } else { guard.node(parent)?.names.first().map_or(TOP, |(dir, _)| *dir) };
-            guard.node_mut(id)?.lookups += 1;
-            return Ok(Looked { entry: Some(guard.entry(id)?), lasting: true, sighting: None });
+            return Ok(Looked { entry: Some(guard.hand_out(id)?), lasting: true, sighting: None });
         }
         let name = Name::new(name)?;
         guard.check(parent, Want { read: false, write: false, execute: true })?;
@@ -479,8 +411,7 @@ impl<B: Backing> Vfs for View<B> {
         let Some(id) = found else {
             return Ok(Looked { entry: None, lasting: parent_zone.is_lasting(), sighting });
         };
-        guard.node_mut(id)?.lookups += 1;
-        Ok(Looked { entry: Some(guard.entry(id)?), lasting: true, sighting })
+        Ok(Looked { entry: Some(guard.hand_out(id)?), lasting: true, sighting })
     }
 
     fn forget(&self, id: NodeId, count: u64) {
@@ -522,7 +453,10 @@ impl<B: Backing> Vfs for View<B> {
         mode: u32,
         rdev: u64,
     ) -> Result<Entry> {
-        self.make(caller, parent, name, names::Making::Node { kind, mode, rdev })
+        let entry = self.make(caller, parent, name, names::Making::Node { kind, mode, rdev })?;
+        // Nobody opened it, so nobody will close it.
+        self.lock().close_if_idle(entry.id);
+        Ok(entry)
     }
 
     fn make_dir(&self, caller: Caller, parent: NodeId, name: &[u8], mode: u32) -> Result<Entry> {
@@ -563,8 +497,13 @@ impl<B: Backing> Vfs for View<B> {
 
     fn create(&self, caller: Caller, parent: NodeId, name: &[u8], mode: u32, how: OpenHow) -> Result<(Entry, bool)> {
         let entry = self.make(caller, parent, name, names::Making::Node { kind: Kind::File, mode, rdev: 0 })?;
-        let keep = self.open_created(entry.id, how)?;
-        Ok((entry, keep))
+        match self.open_created(entry.id, how) {
+            Ok(keep) => Ok((entry, keep)),
+            Err(status) => {
+                self.forget(entry.id, 1); // The kernel never hears of it.
+                Err(status)
+            }
+        }
     }
 
     fn release(&self, id: NodeId) {
@@ -604,6 +543,15 @@ impl<B: Backing> Vfs for View<B> {
         let mut items = vec![dot(b".", id), dot(b"..", above)];
         items.append(&mut names);
         Ok(Listed { items, revealed })
+    }
+
+    fn contents(&self, parent: NodeId, name: &[u8]) -> Option<Revealed> {
+        let mut guard = self.lock();
+        let id = guard.child(parent, &Name::new(name).ok()?).ok()?.0?;
+        if guard.node(id).ok()?.kind != Kind::Dir {
+            return None;
+        }
+        guard.merged(id).ok()?.1
     }
 
     fn space(&self, id: NodeId) -> Result<Space> {

@@ -55,6 +55,13 @@ impl Zones {
         self.roots.get(path).copied().unwrap_or(parent)
     }
 
+    /// Whether, below `path`, writes go another way (to the upper, or through) than in `zone`.
+    pub fn is_mixed_below(&self, zone: Zone, path: &[u8]) -> bool {
+        let below = join(path, b"");
+        let roots = self.roots.range(below.clone()..).take_while(|(root, _)| root.starts_with(&below));
+        roots.into_iter().any(|(_, other)| (*other == Zone::Task) != (zone == Zone::Task))
+    }
+
     /// The zone of any absolute path.
     pub fn of(&self, path: &[u8]) -> Zone {
         let mut end = path.len();

@@ -112,6 +112,10 @@ fn prepare(asked: &Asked) -> anyhow::Result<(Task, Config)> {
     if settings.scope == crate::config::Scope::Workspace {
         extras.extend(executable(&argv, &cwd));
     }
+    // What these take out of the trace or the outputs makes another record.
+    for (name, list) in [("ignore", &settings.ignore), ("scratch", &settings.scratch), ("output", &settings.output)] {
+        extras.extend(list.iter().map(|glob| (name.to_owned(), glob.clone().into_bytes())));
+    }
     let keys = Keys::new(
         &KeyInput {
             argv: &argv,
@@ -245,6 +249,10 @@ fn cached(asked: &Asked, task: &Task, store: Store) -> anyhow::Result<i32> {
             ..Report::default()
         };
         return Ok(asked.deliver(report));
+    }
+    if identity::is_read_only(&task.workspace) {
+        // In a view the command could write, and what it wrote would be lost.
+        return native::run(asked, task, "the workspace is read-only".to_owned());
     }
     let dir: PathBuf = store.dir().to_owned();
     tree.save();

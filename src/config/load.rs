@@ -153,6 +153,11 @@ fn read_variable(
     if in_env { reader.env(config, &[field]) } else { reader.top(config, &[field]) }
 }
 
+/// Whether an environment variable is one of the configuration.
+pub fn is_variable(name: &str) -> bool {
+    name == "WINK_CONFIG" || VARIABLES.iter().any(|(known, ..)| *known == name)
+}
+
 /// `WINK_…` variables that are probably typos. Not an error: other programs may have variables of such names.
 fn misspelt<'a>(names: impl Iterator<Item = &'a OsStr>) -> Vec<String> {
     let known: Vec<&str> = VARIABLES.iter().map(|(name, ..)| *name).chain(["WINK_CONFIG"]).collect();

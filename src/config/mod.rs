@@ -16,4 +16,5 @@ mod suggest;
 mod units;
 
 pub use keys::{Config, EnvMode, EnvSettings, Own, Scope, Settings};
+pub use load::is_variable;
 pub use pattern::matches_glob;

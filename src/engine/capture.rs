@@ -13,6 +13,7 @@ use wink_fs::attr::{Attr, Kind, Time};
 use wink_fs::backing::{Backing, BackingFile, StagedId};
 use wink_fs::delta::{Change, Changed, Delta, Source};
 use wink_fs::observe::{Sight, same};
+use wink_fs::vfs::Revealed;
 use wink_fs::view::Notes;
 use wink_fs::zone::{Zones, join};
 use wink_platform::unix::backing::RealBacking;
@@ -300,7 +301,7 @@ impl Capture<'_, '_> {
     }
 
     fn trace(&mut self) -> anyhow::Result<()> {
-        for (path, names) in std::mem::take(&mut self.run.delta.moved) {
+        for Revealed { path, names } in std::mem::take(&mut self.run.delta.moved) {
             self.ensure_seen(&path)?;
             if let Some(sight) = self.run.sights.get_mut(&path) {
                 sight.names.get_or_insert_with(|| {
@@ -470,7 +471,24 @@ impl Capture<'_, '_> {
     fn finish(mut self) -> Harvest {
         let entries = std::mem::take(&mut self.entries);
         let oldest = entries.values().map(|(_, mtime)| mtime.0).filter(|mtime| *mtime != 0).min().unwrap_or(0);
+        let replaces = |path: &[u8]| {
+            matches!(entries.get(path), Some((Entry { output: Output::File { .. } | Output::Link { .. }, .. }, _)))
+        };
+        let slashes = |path: &[u8]| {
+            path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at).collect::<Vec<_>>()
+        };
+        // Where a file took a directory's place, what was in the directory went with it.
+        let implied: HashSet<Vec<u8>> = entries
+            .iter()
+            .filter(|(path, (entry, _))| {
+                entry.output == Output::Removed && slashes(path).into_iter().any(|end| replaces(&path[..end]))
+            })
+            .map(|(path, _)| path.clone())
+            .collect();
         for (relative, (entry, mtime)) in entries {
+            if implied.contains(&relative) {
+                continue;
+            }
             if entry.modified
                 && entry.output != Output::Removed
                 && self.out.changed_ignored.is_none()

@@ -39,7 +39,9 @@ struct Miss {
 impl Engine<'_> {
     /// Tries every candidate.
     pub fn lookup(&self, tree: &mut Tree<'_>, standing: &Standing) -> Result<Found, StoreError> {
-        let candidates = self.store.candidates(&self.task.keys.task)?;
+        let mut candidates = self.store.candidates(&self.task.keys.task)?;
+        // Records of failures are for those who asked for them.
+        candidates.retain(|head| head.exit_code == 0 || self.task.settings.cache_failures);
         let mut found = Found { hit: None, difference: None, reason: "first run".to_owned(), damage: None };
         let workspace = self.workspace();
         if candidates.is_empty() {

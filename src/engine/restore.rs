@@ -74,6 +74,12 @@ impl Engine<'_> {
                 continue;
             }
             kept.insert(entry.path.as_slice());
+            if let Some(attr) =
+                attr.filter(|attr| (attr.kind == Kind::Dir) != matches!(entry.output, Output::Dir { .. }))
+            {
+                // The observations hold, so all that is in it is what the recorded run saw and replaced.
+                collect_tree(&absolute, &entry.path, attr.kind, &mut plan.remove)?;
+            }
             if !stands(entry, &absolute, attr.as_ref(), tree)? {
                 if let Output::File { digest, size, .. } = &entry.output {
                     self.check_blob(digest, *size, tree)?;
@@ -170,6 +176,17 @@ impl Plan {
     pub fn outputs(&self) -> u64 {
         self.manifest.entries.iter().filter(|entry| entry.output != Output::Removed).count() as u64
     }
+}
+
+/// A path and everything below it.
+fn collect_tree(absolute: &[u8], relative: &[u8], kind: Kind, into: &mut Vec<(Vec<u8>, bool)>) -> io::Result<()> {
+    into.push((relative.to_vec(), kind == Kind::Dir));
+    if kind == Kind::Dir {
+        for (name, kind) in super::tree::list(absolute)? {
+            collect_tree(&join(absolute, &name), &join(relative, &name), kind, into)?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether the path already is as the entry says.

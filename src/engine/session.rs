@@ -87,7 +87,9 @@ impl Engine<'_> {
         };
         let ids = identity::effective_ids();
         let privileged = ids.0 == 0;
-        let backing = RealBacking::new(&top, Some(&files)).context("cannot open the file tree")?;
+        let backing = RealBacking::new(&top, Some(&files))
+            .and_then(|backing| backing.with_spill(&self.task.workspace))
+            .context("cannot open the file tree")?;
         let setup = Setup {
             top: top.as_os_str().as_bytes().to_vec(),
             zones: zones.clone(),

@@ -61,7 +61,7 @@ pub struct RecordHead {
     pub bound_workspace: Option<Vec<u8>>,
     /// The absolute home, if it occurs in an output.
     pub bound_home: Option<Vec<u8>>,
-    /// How many names the absolute workspace root had (`/work/main`: 2): decides what [`crate::path::Root::Above`] reached.
+    /// How many names the absolute workspace root had (`/work/repo`: 2): decides what [`crate::path::Root::Above`] reached.
     pub depth: u16,
     /// Total bytes of the manifest's files.
     pub output_bytes: u64,

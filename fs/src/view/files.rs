@@ -4,10 +4,13 @@
 //! after a copy-up. It stays open after the last close while descriptors are plenty, so that a header that is included a thousand
 //! times is opened once.
 
+use std::sync::Arc;
+
 use super::{Guard, OpenFile, View};
-use crate::attr::Kind;
-use crate::backing::{Access, Backing, BackingFile, Result, Seek, Want};
-use crate::node::{Body, Bytes, FileBody};
+use crate::attr::{Attr, Kind, SetAttr};
+use crate::backing::{Access, Backing, BackingFile, Result, Seek, StagedId, Want};
+use crate::name::Name;
+use crate::node::{Body, Bytes, FileBody, Node};
 use crate::status::Status;
 use crate::vfs::{NodeId, OpenHow};
 use crate::zone::Zone;
@@ -46,13 +49,9 @@ impl<B: Backing> View<B> {
 
     pub(super) fn release_file(&self, id: NodeId) {
         let mut guard = self.lock();
-        let over_budget = guard.state.idle_files > self.setup.idle_files_max;
-        let Ok(node) = guard.node_mut(id) else { return };
-        let Some(file) = node.file_mut() else { return };
+        let Some(file) = guard.table().get_mut(id).and_then(Node::file_mut) else { return };
         file.handles = file.handles.saturating_sub(1);
-        if file.handles == 0 && over_budget && file.open.take().is_some() {
-            guard.state.idle_files -= 1;
-        }
+        guard.close_if_idle(id);
         guard.drop_if_unused(id);
     }
 
@@ -71,12 +70,27 @@ impl<B: Backing> View<B> {
         Ok(file)
     }
 
+    /// Writes to a file; if the staging area is full, the file moves elsewhere first.
+    fn with_room<T>(&self, id: NodeId, write: impl Fn(&B::File) -> Result<T>) -> Result<T> {
+        let file = self.opened_for_writing(id)?;
+        match write(&file) {
+            Err(full @ (Status::NoSpace | Status::Quota)) => match self.lock().spill(id, &file) {
+                Ok(elsewhere) => write(&elsewhere),
+                Err(_) => Err(full),
+            },
+            written => written,
+        }
+    }
+
     pub(super) fn truncate_file(&self, id: NodeId, size: u64) -> Result<()> {
         let mut guard = self.lock();
-        if guard.node(id)?.kind != Kind::File {
-            return Err(Status::Invalid);
+        match &guard.node(id)?.body {
+            // Whoever has it open for writing may cut it whatever the mode says by now (`ftruncate(2)`).
+            Body::File(file) if file.handles > 0 && file.writable => {}
+            Body::File(_) => guard.check(id, Want { read: false, write: true, execute: false })?,
+            Body::Dir(_) => return Err(Status::IsDir),
+            _ => return Err(Status::Invalid),
         }
-        guard.check(id, Want { read: false, write: true, execute: false })?;
         guard.writable(id, Some(size)).map(drop)
     }
 
@@ -89,7 +103,7 @@ impl<B: Backing> View<B> {
     }
 
     pub(super) fn write_file(&self, id: NodeId, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.opened_for_writing(id)?.write_at(bytes, offset)
+        self.with_room(id, |file| file.write_at(bytes, offset))
     }
 
     pub(super) fn sync_file(&self, id: NodeId, data_only: bool) -> Result<()> {
@@ -108,7 +122,7 @@ impl<B: Backing> View<B> {
     }
 
     pub(super) fn allocate_file(&self, id: NodeId, offset: u64, length: u64, mode: i32) -> Result<()> {
-        self.opened_for_writing(id)?.allocate(offset, length, mode)
+        self.with_room(id, |file| file.allocate(offset, length, mode))
     }
 
     pub(super) fn seek_file(&self, id: NodeId, offset: u64, what: Seek) -> Result<u64> {
@@ -124,9 +138,9 @@ impl<B: Backing> View<B> {
         length: u64,
     ) -> Result<u64> {
         // The target first: its copy-up may be what makes `from`, if they are one file, writable too.
-        let target = self.opened_for_writing(to)?;
+        self.opened_for_writing(to)?;
         let source = self.opened(from)?;
-        target.copy_from(&source, from_offset, to_offset, length)
+        self.with_room(to, |target| target.copy_from(&source, from_offset, to_offset, length))
     }
 }
 
@@ -141,15 +155,34 @@ impl<B: Backing> Guard<'_, B> {
         let (file, writable) = match bytes {
             Bytes::Staged(staged) => (self.view.backing.open_staged(*staged)?, true),
             Bytes::Lower => {
-                let lower = node.lower.as_ref().ok_or(Status::Stale)?;
-                let (dir, name) = lower.dir.as_ref().zip(lower.name.as_ref()).ok_or(Status::Stale)?;
+                let (dir, name) = self.lower_name(id)?;
                 (self.view.backing.open(dir, name, Access::Read)?, false)
             }
         };
         self.keep_open(id, file.into(), writable)
     }
 
-    fn keep_open(&mut self, id: NodeId, file: OpenFile<B>, writable: bool) -> Result<OpenFile<B>> {
+    /// Closes a file that nobody has open when too many such are kept.
+    pub(super) fn close_if_idle(&mut self, id: NodeId) {
+        let over_budget = self.state.idle_files > self.view.setup.idle_files_max;
+        let Some(file) = self.table().get_mut(id).and_then(Node::file_mut) else { return };
+        if file.handles == 0 && over_budget && file.open.take().is_some() {
+            self.state.idle_files = self.state.idle_files.saturating_sub(1);
+        }
+    }
+
+    /// Where the file lies in the tree beneath, to open it by name.
+    fn lower_name(&self, id: NodeId) -> Result<(&B::Dir, &Name)> {
+        let node = self.node(id)?;
+        let lower = node.lower.as_ref().ok_or(Status::Stale)?;
+        if node.zone != Zone::Task && node.names.is_empty() {
+            // Removed there, and perhaps another file's name by now.
+            return Err(Status::Stale);
+        }
+        lower.dir.as_ref().zip(lower.name.as_ref()).ok_or(Status::Stale)
+    }
+
+    pub(super) fn keep_open(&mut self, id: NodeId, file: OpenFile<B>, writable: bool) -> Result<OpenFile<B>> {
         let body = self.node_mut(id)?.file_mut().ok_or(Status::Invalid)?;
         body.writable = writable;
         if body.open.replace(file.clone()).is_none() {
@@ -172,8 +205,7 @@ impl<B: Backing> Guard<'_, B> {
             }
             (None, Zone::Task, Bytes::Staged(_)) => self.open(id)?,
             (None, ..) => {
-                let lower = node.lower.as_ref().ok_or(Status::Stale)?;
-                let (dir, name) = lower.dir.as_ref().zip(lower.name.as_ref()).ok_or(Status::Stale)?;
+                let (dir, name) = self.lower_name(id)?;
                 let file = self.view.backing.open(dir, name, Access::ReadWrite)?;
                 self.keep_open(id, file.into(), true)?
             }
@@ -188,33 +220,63 @@ impl<B: Backing> Guard<'_, B> {
         Ok(file)
     }
 
+    /// A new staged file.
+    pub(super) fn stage(&self) -> Result<(StagedId, B::File)> {
+        match self.view.backing.stage() {
+            Err(full @ (Status::NoSpace | Status::Quota)) => self.view.backing.stage_elsewhere().map_err(|_| full),
+            staged => staged,
+        }
+    }
+
+    /// Moves a staged file to where there is room, unless somebody else just did.
+    fn spill(&mut self, id: NodeId, full: &OpenFile<B>) -> Result<OpenFile<B>> {
+        let Body::File(FileBody { bytes: Bytes::Staged(old), open, .. }) = &self.node(id)?.body else {
+            return Err(Status::NoSpace);
+        };
+        let old = *old;
+        if let Some(open) = open.clone().filter(|open| !Arc::ptr_eq(open, full)) {
+            return Ok(open);
+        }
+        let (staged, file) = self.view.backing.stage_elsewhere()?;
+        file.clone_all(full)?;
+        let times = full.attr()?;
+        file.set_attr(&SetAttr { atime: Some(times.atime), mtime: Some(times.mtime), ..SetAttr::default() })?;
+        if let Some(body) = self.node_mut(id)?.file_mut() {
+            body.bytes = Bytes::Staged(staged);
+        }
+        let file = self.keep_open(id, file.into(), true)?;
+        self.view.backing.remove_staged(old)?;
+        Ok(file)
+    }
+
     /// Gives a file of the tree beneath bytes of its own. Names of the same file that were not looked at yet keep the old bytes:
-    /// that is noted, for then the result is not what a run without wink gives.
+    /// that is noted, for then the result is not what a run without wink gives. Until all that can fail is done nothing changes.
     fn copy_up(&mut self, id: NodeId, size: Option<u64>) -> Result<()> {
+        let shown = self.attr(id)?;
         let node = self.node(id)?;
         let lower = node.lower.as_ref().ok_or(Status::Stale)?;
-        let (mode, path, links, names) = (lower.attr.mode, lower.path.clone(), lower.attr.nlink, node.names.len());
-        let (staged, file) = self.view.backing.stage()?;
-        if size != Some(0) {
-            let source = self.open(id)?;
-            if let Err(status) = file.clone_all(&source) {
-                self.view.backing.remove_staged(staged)?;
-                return Err(status);
-            }
+        let out_of_sight = (lower.attr.nlink > node.loaded).then(|| lower.path.to_vec());
+        let source = if size == Some(0) { None } else { Some(self.open(id)?) };
+        let (staged, file) = self.stage()?;
+        if let Err(status) = source.map_or(Ok(()), |source| fill(&file, &source, &shown)) {
+            // It can only be left behind in the run's own staging directory, which goes away with the run.
+            let _ = self.view.backing.remove_staged(staged);
+            return Err(status);
         }
-        if links as usize > names {
-            self.view.notes.lock().split_link.get_or_insert_with(|| path.to_vec());
+        if let Some(path) = out_of_sight {
+            self.view.notes.lock().split_link.get_or_insert(path);
         }
         let node = self.node_mut(id)?;
-        node.over.mode.get_or_insert(mode);
-        let (atime, mtime) = (node.over.atime.take(), node.over.mtime.take());
+        (node.over.atime, node.over.mtime) = (None, None);
         if let Some(body) = node.file_mut() {
             body.bytes = Bytes::Staged(staged);
         }
-        let times = crate::attr::SetAttr { atime, mtime, ..Default::default() };
-        if times != crate::attr::SetAttr::default() {
-            file.set_attr(&times)?;
-        }
         self.keep_open(id, file.into(), true).map(drop)
     }
+}
+
+/// Makes `file` a copy of `source`. It keeps the times too: opening a file for writing changes nothing yet.
+fn fill<F: BackingFile>(file: &F, source: &F, shown: &Attr) -> Result<()> {
+    file.clone_all(source)?;
+    file.set_attr(&SetAttr { atime: Some(shown.atime), mtime: Some(shown.mtime), ..SetAttr::default() })
 }

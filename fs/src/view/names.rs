@@ -28,11 +28,9 @@ impl<B: Backing> View<B> {
         let name = Name::new(name)?;
         let mut guard = self.lock();
         guard.check_names(parent)?;
+        guard.check_alive(parent)?;
         if guard.child(parent, &name)?.0.is_some() {
             return Err(Status::Exists);
-        }
-        if guard.node(parent)?.names.is_empty() && parent != crate::vfs::TOP {
-            return Err(Status::NotFound);
         }
         let id = if guard.is_upper(parent)? {
             guard.make_upper(caller, parent, &name, making)?
@@ -40,8 +38,7 @@ impl<B: Backing> View<B> {
             guard.make_through(caller, parent, &name, making)?
         };
         guard.touch_dir(parent)?;
-        guard.node_mut(id)?.lookups += 1;
-        guard.entry(id)
+        guard.hand_out(id)
     }
 
     /// Removes a name.
@@ -60,6 +57,10 @@ impl<B: Backing> View<B> {
                 return Err(Status::NotEmpty);
             }
         } else {
+            if guard.is_upper_node(id)? {
+                // Where the workspace begins, or a mount point: as busy as any of those.
+                return Err(Status::Busy);
+            }
             let handle = guard.dir(parent)?.handle.clone().ok_or(Status::Stale)?;
             if dir {
                 self.backing.remove_dir(&handle, &name)?;
@@ -78,11 +79,17 @@ impl<B: Backing> View<B> {
         let to_name = Name::new(to_name)?;
         let mut guard = self.lock();
         guard.check_names(to_parent)?;
-        if guard.node(id)?.kind == Kind::Dir {
-            return Err(Status::NotPermitted);
-        }
+        guard.check_alive(to_parent)?;
         if guard.child(to_parent, &to_name)?.0.is_some() {
             return Err(Status::Exists);
+        }
+        let node = guard.node(id)?;
+        if node.kind == Kind::Dir {
+            return Err(Status::NotPermitted);
+        }
+        if node.names.is_empty() {
+            // link(2): what was removed stays removed.
+            return Err(Status::NotFound);
         }
         let upper = guard.is_upper(to_parent)?;
         if upper != guard.is_upper_node(id)? {
@@ -103,8 +110,7 @@ impl<B: Backing> View<B> {
         }
         guard.touch_dir(to_parent)?;
         guard.refresh(id)?;
-        guard.node_mut(id)?.lookups += 1;
-        guard.entry(id)
+        guard.hand_out(id)
     }
 
     /// `setattr`: everything but the size is laid over; the size goes to the bytes.
@@ -122,10 +128,16 @@ impl<B: Backing> View<B> {
                 let node = guard.node(id)?;
                 let (zone, lower) = (node.zone, node.lower.as_ref().ok_or(Status::Stale)?);
                 let (dir, name) = lower.dir.as_ref().zip(lower.name.as_ref()).ok_or(Status::NotPermitted)?;
-                self.backing.set_attr(dir, name, &rest)?;
+                match &node.body {
+                    // By descriptor while there is one: the name may be gone, or another file's by now.
+                    Body::File(FileBody { open: Some(open), .. }) => open.set_attr(&rest)?,
+                    _ if node.names.is_empty() => return Err(Status::Stale),
+                    _ => self.backing.set_attr(dir, name, &rest)?,
+                }
                 self.note_outside(zone, &lower.path);
             }
         }
+        guard.close_if_idle(id);
         guard.refresh(id)?;
         guard.entry(id)
     }
@@ -162,7 +174,7 @@ impl<B: Backing> Guard<'_, B> {
             }
             Making::Link { target } => (Kind::Link, 0o777, 0, Body::Link(Some(target.to_vec()))),
             Making::Node { kind: Kind::File, mode, .. } => {
-                let (staged, file) = self.view.backing.stage()?;
+                let (staged, file) = self.stage()?;
                 let bytes = Bytes::Staged(staged);
                 self.state.idle_files += 1;
                 let file = FileBody { bytes, open: Some(file.into()), writable: true, handles: 0 };
@@ -192,7 +204,7 @@ impl<B: Backing> Guard<'_, B> {
             ctime: now,
         };
         let over = Over::default();
-        self.table().insert(Node { id, zone, kind, body, lower: None, names: Vec::new(), over, base, lookups: 0 });
+        self.table().insert(Node { id, zone, kind, body, lower: None, names: Vec::new(), over, base, lookups: 0, loaded: 0 });
         self.put_name(parent, name, id)?;
         Ok(id)
     }
@@ -218,11 +230,11 @@ impl<B: Backing> Guard<'_, B> {
         self.view.note_outside(zone, &path);
         let (id, _) = self.child(parent, name)?;
         let id = id.ok_or(Status::NotFound)?;
-        if let Some(open) = made {
-            if let Some(file) = self.node_mut(id)?.file_mut() {
-                (file.open, file.writable) = (Some(open.into()), true);
-                self.state.idle_files += 1;
-            }
+        if let Some(open) = made
+            && let Some(file) = self.node_mut(id)?.file_mut()
+        {
+            (file.open, file.writable) = (Some(open.into()), true);
+            self.state.idle_files += 1;
         }
         Ok(id)
     }
@@ -249,10 +261,8 @@ impl<B: Backing> Guard<'_, B> {
         if covers && upper {
             dir.children.insert(name.clone(), Child::Whiteout);
         }
-        if upper {
-            if let Ok(node) = self.node_mut(id) {
-                node.over.ctime = Some(Time::now());
-            }
+        if upper && let Ok(node) = self.node_mut(id) {
+            node.over.ctime = Some(Time::now());
         }
         self.unname(id, parent, name);
         Ok(id)

@@ -9,9 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use wink_fs::attr::{Attr, Kind, SetAttr, Time};
-use wink_fs::backing::{
-    Access, Backing, BackingFile, DirEntry, RenameMode, Result, Seek, Space, StagedId, Want,
-};
+use wink_fs::backing::{Access, Backing, BackingFile, DirEntry, RenameMode, Result, Seek, Space, StagedId, Want};
 use wink_fs::name::Name;
 use wink_fs::status::Status;
 
@@ -206,7 +204,8 @@ impl Tree {
         dir == top
             || self.inodes.get(&top).is_some_and(|inode| {
                 inode.names.values().any(|&below| {
-                    self.inodes.get(&below).is_some_and(|inode| inode.attr.kind == Kind::Dir) && self.is_within(dir, below)
+                    self.inodes.get(&below).is_some_and(|inode| inode.attr.kind == Kind::Dir)
+                        && self.is_within(dir, below)
                 })
             })
     }
@@ -361,7 +360,11 @@ impl Backing for Memory {
         let dir = tree.dir(dir)?;
         let names = tree.inode(dir)?.names.clone();
         // Backwards: a listing is in no order.
-        names.into_iter().rev().map(|(name, ino)| Ok(DirEntry { name, kind: tree.inode(ino)?.attr.kind, ino })).collect()
+        names
+            .into_iter()
+            .rev()
+            .map(|(name, ino)| Ok(DirEntry { name, kind: tree.inode(ino)?.attr.kind, ino }))
+            .collect()
     }
 
     fn read_link(&self, dir: &MemoryDir, name: &Name) -> Result<Vec<u8>> {
@@ -472,14 +475,7 @@ impl Backing for Memory {
         tree.take(dir, name).map(drop)
     }
 
-    fn rename(
-        &self,
-        dir: &MemoryDir,
-        name: &Name,
-        to_dir: &MemoryDir,
-        to_name: &Name,
-        mode: RenameMode,
-    ) -> Result<()> {
+    fn rename(&self, dir: &MemoryDir, name: &Name, to_dir: &MemoryDir, to_name: &Name, mode: RenameMode) -> Result<()> {
         let mut tree = self.tree.lock();
         tree.enter()?;
         let (dir, to_dir) = (tree.dir(dir)?, tree.dir(to_dir)?);

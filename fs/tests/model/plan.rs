@@ -32,22 +32,77 @@ pub enum Op {
     Look(String),
     List(String),
     ReadLink(String),
-    Make { path: String, kind: Kind, mode: u32 },
-    MakeLink { path: String, target: Vec<u8> },
-    Create { path: String, mode: u32, how: OpenHow },
-    Open { path: String, how: OpenHow },
-    Read { slot: usize, offset: u64, size: usize },
-    Write { slot: usize, offset: u64, bytes: Vec<u8> },
-    Copy { from: usize, from_offset: u64, to: usize, to_offset: u64, length: u64 },
-    Close { slot: usize },
-    Resize { path: String, size: u64 },
-    ResizeOpen { slot: usize, size: u64 },
-    Mode { path: String, mode: u32 },
-    ModeOpen { slot: usize, mode: u32 },
-    Times { path: String, mtime: Time },
-    Rename { from: String, to: String, mode: RenameMode },
-    HardLink { from: String, to: String },
-    HardLinkOpen { slot: usize, to: String },
+    Make {
+        path: String,
+        kind: Kind,
+        mode: u32,
+    },
+    MakeLink {
+        path: String,
+        target: Vec<u8>,
+    },
+    Create {
+        path: String,
+        mode: u32,
+        how: OpenHow,
+    },
+    Open {
+        path: String,
+        how: OpenHow,
+    },
+    Read {
+        slot: usize,
+        offset: u64,
+        size: usize,
+    },
+    Write {
+        slot: usize,
+        offset: u64,
+        bytes: Vec<u8>,
+    },
+    Copy {
+        from: usize,
+        from_offset: u64,
+        to: usize,
+        to_offset: u64,
+        length: u64,
+    },
+    Close {
+        slot: usize,
+    },
+    Resize {
+        path: String,
+        size: u64,
+    },
+    ResizeOpen {
+        slot: usize,
+        size: u64,
+    },
+    Mode {
+        path: String,
+        mode: u32,
+    },
+    ModeOpen {
+        slot: usize,
+        mode: u32,
+    },
+    Times {
+        path: String,
+        mtime: Time,
+    },
+    Rename {
+        from: String,
+        to: String,
+        mode: RenameMode,
+    },
+    HardLink {
+        from: String,
+        to: String,
+    },
+    HardLinkOpen {
+        slot: usize,
+        to: String,
+    },
     RemoveFile(String),
     RemoveDir(String),
     /// The kernel drops all names it remembers.
@@ -99,7 +154,8 @@ pub fn drafts(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Draft>
 }
 
 fn chosen(pick: &Pick, model: &Model) -> String {
-    let nth = |paths: Vec<&String>, index: &Index| paths.get(index.index(paths.len().max(1))).map(|path| (*path).clone());
+    let nth =
+        |paths: Vec<&String>, index: &Index| paths.get(index.index(paths.len().max(1))).map(|path| (*path).clone());
     match pick {
         Pick::Standing(index) => nth(model.tree.keys().collect(), index).unwrap_or_else(|| "/a".to_owned()),
         Pick::In(index, name) => {
@@ -142,7 +198,9 @@ impl Draft {
             20..=24 => Op::Open { path, how: write },
             25..=26 => Op::Open { path, how: OpenHow { read: true, write: false, truncate: false } },
             27..=28 => readable.map_or(look, |slot| Op::Read { slot, offset, size: size as usize }),
-            29..=33 => writable.map_or(look, |slot| Op::Write { slot, offset, bytes: vec![self.second; 1 + size as usize] }),
+            29..=33 => {
+                writable.map_or(look, |slot| Op::Write { slot, offset, bytes: vec![self.second; 1 + size as usize] })
+            }
             34 => readable.zip(writable).map_or(look, |(from, to)| Op::Copy {
                 from,
                 from_offset: number % 5,
@@ -201,8 +259,12 @@ pub fn grow(seeds: &[Seed]) -> Memory {
             0..=2 => memory.dir(path, if bytes.len() % 2 == 0 { 0o755 } else { 0o700 }),
             3 => memory.link(path, b"a/b"),
             4..=5 => {
-                let files: Vec<String> =
-                    memory.snapshot().into_iter().filter(|(_, shown)| shown.kind != Kind::Dir).map(|(path, _)| path).collect();
+                let files: Vec<String> = memory
+                    .snapshot()
+                    .into_iter()
+                    .filter(|(_, shown)| shown.kind != Kind::Dir)
+                    .map(|(path, _)| path)
+                    .collect();
                 match files.get(source.index(files.len().max(1))) {
                     Some(file) => memory.alias(file, path),
                     None => Ok(()),

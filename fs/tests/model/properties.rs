@@ -234,7 +234,8 @@ fn run(case: &Case) -> Result<(), String> {
             }
             if differs(&mut kernel, &model, false).is_err() {
                 model = Model { held: before.held, ..after };
-                differs(&mut kernel, &model, false).map_err(|what| at(&log, &lower, format!("failed in between: {what}")))?;
+                differs(&mut kernel, &model, false)
+                    .map_err(|what| at(&log, &lower, format!("failed in between: {what}")))?;
             }
         } else if answer != expected {
             return Err(at(&log, &lower, format!("the view says {answer:?} and should say {expected:?}")));

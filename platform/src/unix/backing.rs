@@ -10,6 +10,7 @@
 //!
 //! Lock order: a handle's descriptor lock is a leaf; the pool's queue lock is never held together with it.
 
+use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -41,6 +42,14 @@ const LISTING_BYTES: usize = 32 * 1024;
 pub struct RealBacking {
     root: RealDir,
     staging: Option<Staging>,
+    spill: Option<Spill>,
+}
+
+/// Where staged files go when the staging directory's disk is full: nameless files on another file system, which vanish with this
+/// process whatever happens.
+struct Spill {
+    directory: OwnedFd,
+    files: Mutex<HashMap<StagedId, OwnedFd>>,
 }
 
 struct Staging {
@@ -162,11 +171,22 @@ impl RealBacking {
             }),
             None => None,
         };
-        Ok(RealBacking { root: RealDir(Arc::new(node)), staging })
+        Ok(RealBacking { root: RealDir(Arc::new(node)), staging, spill: None })
+    }
+
+    /// Lets staged files go to the file system of `directory` when that of the staging directory is full.
+    pub fn with_spill(mut self, directory: &Path) -> io::Result<RealBacking> {
+        let directory = rustix::fs::open(directory, DIRECTORY.difference(OFlags::NOFOLLOW), Mode::empty())?;
+        self.spill = Some(Spill { directory, files: Mutex::default() });
+        Ok(self)
     }
 
     /// Where a staged file lies, to be moved into the store.
     pub fn staged_path(&self, id: StagedId) -> Result<PathBuf> {
+        use std::os::fd::AsRawFd;
+        if let Some(file) = self.spill.as_ref().and_then(|spill| spill.files.lock().get(&id).map(AsRawFd::as_raw_fd)) {
+            return Ok(PathBuf::from(format!("/proc/self/fd/{file}")));
+        }
         Ok(self.staging()?.path.join(id.0.to_string()))
     }
 
@@ -355,11 +375,29 @@ impl Backing for RealBacking {
         }
     }
 
+    fn stage_elsewhere(&self) -> Result<(StagedId, RealFile)> {
+        let (spill, staging) = (self.spill.as_ref().ok_or(Status::NoSpace)?, self.staging()?);
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&spill.directory, c".", flags, mode_bits(0o600)).map_err(from_rustix)?;
+        let kept = rustix::io::fcntl_dupfd_cloexec(&file, 0).map_err(from_rustix)?;
+        let id = StagedId(staging.next.fetch_add(1, Ordering::Relaxed));
+        spill.files.lock().insert(id, kept);
+        Ok((id, file.into()))
+    }
+
     fn open_staged(&self, id: StagedId) -> Result<RealFile> {
+        if let Some(spill) = &self.spill
+            && let Some(file) = spill.files.lock().get(&id)
+        {
+            return rustix::io::fcntl_dupfd_cloexec(file, 0).map(RealFile::from).map_err(from_rustix);
+        }
         open_regular(&self.staging()?.directory, id.0.to_string().as_bytes(), OFlags::RDWR)
     }
 
     fn remove_staged(&self, id: StagedId) -> Result<()> {
+        if self.spill.as_ref().is_some_and(|spill| spill.files.lock().remove(&id).is_some()) {
+            return Ok(());
+        }
         rustix::fs::unlinkat(&self.staging()?.directory, id.0.to_string(), AtFlags::empty()).map_err(from_rustix)
     }
 }

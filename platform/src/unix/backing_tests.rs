@@ -1,3 +1,5 @@
+//! Tests of the real tree as a backing.
+
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use wink_fs::attr::Time;

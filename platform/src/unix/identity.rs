@@ -1,12 +1,8 @@
 //! Who this process is, and what it may do.
 
-use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-
-use rustix::fs::{Access, AtFlags, CWD};
 
 /// Effective user and group.
 pub fn effective_ids() -> (u32, u32) {
@@ -19,10 +15,9 @@ pub fn supplementary_groups() -> Vec<u32> {
         .map_or_else(|_| Vec::new(), |groups| groups.into_iter().map(|group| group.as_raw()).collect())
 }
 
-/// Whether names in a directory may be made and removed.
-pub fn is_writable(directory: &Path) -> bool {
-    let Ok(path) = CString::new(directory.as_os_str().as_bytes()) else { return false };
-    rustix::fs::accessat(CWD, &path, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS).is_ok()
+/// Whether the file system of a path is mounted read-only.
+pub fn is_read_only(path: &Path) -> bool {
+    rustix::fs::statvfs(path).is_ok_and(|space| space.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
 }
 
 /// Makes the file system of `root` hand over what programs wrote through mapped memory, and tells whether it still answers.

@@ -1,3 +1,5 @@
+//! Tests of publishing into a workspace.
+
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 
 use wink_fs::attr::Kind;

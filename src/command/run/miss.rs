@@ -158,6 +158,10 @@ fn after(
 
     // What could not be written must be said, whatever else is in doubt: it is not there, as it would be without wink.
     let unpublished = published.err().map(|error| format!("not everything could be published: {error:#}"));
+    if unpublished.is_some() && code == 0 {
+        // A success that left half of its files would be taken for a whole one.
+        report.exit_code = crate::cli::EXIT_OWN_FAILURE;
+    }
     let why_not = unpublished.or_else(|| why_not(asked, task, &harvest, ran));
     let usable = why_not.is_none();
     report.observations = harvest.trace.seen.len() as u64;
