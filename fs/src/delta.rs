@@ -162,7 +162,7 @@ impl<B: Backing> Walk<'_, B> {
     fn is_other_link(&self, id: NodeId, path: &[u8]) -> Result<bool> {
         let node = self.guard.node(id)?;
         let Some(lower) = &node.lower else { return Ok(false) };
-        if lower.attr.nlink < 2 {
+        if lower.attr.nlink < 2 || self.guard.is_hidden(path) {
             return Ok(false);
         }
         for (parent, name) in &node.names {
@@ -269,8 +269,13 @@ impl<B: Backing> Walk<'_, B> {
     fn forget_below(&mut self, path: &[u8]) {
         let below = join(path, b"");
         self.changes.remove(path);
-        let gone: Vec<Vec<u8>> =
-            self.changes.range(below.clone()..).map(|(at, _)| at).take_while(|at| at.starts_with(&below)).cloned().collect();
+        let gone: Vec<Vec<u8>> = self
+            .changes
+            .range(below.clone()..)
+            .map(|(at, _)| at)
+            .take_while(|at| at.starts_with(&below))
+            .cloned()
+            .collect();
         for at in gone {
             self.changes.remove(&at);
         }

@@ -40,7 +40,9 @@ impl Recorder {
         let mut seen = self.seen.lock();
         match seen.get_mut(&sighting.path) {
             // Listed before it was looked at: it was a directory.
-            Some(Sight { attr: attr @ None, names: Some(_), .. }) if sighting.attr.is_some_and(|now| now.kind == Kind::Dir) => {
+            Some(Sight { attr: attr @ None, names: Some(_), .. })
+                if sighting.attr.is_some_and(|now| now.kind == Kind::Dir) =>
+            {
                 *attr = sighting.attr;
             }
             Some(sight) => {

@@ -56,6 +56,8 @@ pub struct Setup {
     pub newer: HashMap<Vec<u8>, Time>,
     /// Empty directories that exist only in the view, by name, in the top: mount points.
     pub made_up: Vec<Name>,
+    /// Absolute paths outside the workspace whose making is not noted: directories on the way to tool caches.
+    pub unnoted: HashSet<Vec<u8>>,
     /// Who checks permissions.
     pub checks: Checks,
     /// Group numbers that the view shows as the caller's own, since the caller's namespace cannot name them.
@@ -155,7 +157,7 @@ impl<B: Backing> View<B> {
     }
 
     pub(crate) fn note_outside(&self, zone: Zone, path: &[u8]) {
-        if matches!(zone, Zone::Outside | Zone::Settled) {
+        if matches!(zone, Zone::Outside | Zone::Settled) && !self.setup.unnoted.contains(path) {
             let mut notes = self.notes.lock();
             match &mut notes.outside {
                 Some((_, count)) => *count += 1,
@@ -251,12 +253,15 @@ impl<B: Backing> Guard<'_, B> {
     /// Outside the workspace a file that lost a name must be reached by one of those left.
     fn find_again(&mut self, id: NodeId) {
         let Some(node) = self.state.table.get(id) else { return };
-        let (false, Some((parent, name))) = (node.zone == Zone::Task || node.kind == Kind::Dir, node.names.first().cloned())
+        let (false, Some((parent, name))) =
+            (node.zone == Zone::Task || node.kind == Kind::Dir, node.names.first().cloned())
         else {
             return;
         };
         let Some(above) = self.state.table.get(parent) else { return };
-        let (Some(handle), Some(beneath)) = (above.dir().and_then(|dir| dir.handle.clone()), &above.lower) else { return };
+        let (Some(handle), Some(beneath)) = (above.dir().and_then(|dir| dir.handle.clone()), &above.lower) else {
+            return;
+        };
         let path = join(&beneath.path, name.as_bytes()).into();
         if let Some(lower) = self.state.table.get_mut(id).and_then(|node| node.lower.as_mut()) {
             *lower = Lower { dir: Some(handle), name: Some(name), path, attr: lower.attr };
@@ -357,6 +362,10 @@ impl<B: Backing> Guard<'_, B> {
         let node = self.node_mut(id)?;
         node.names.push((parent, name.clone()));
         node.loaded += 1;
+        if node.names.len() == 1 && node.loaded > 1 {
+            // All names it had were removed since.
+            self.find_again(id);
+        }
         let dir = self.node_mut(parent)?.dir_mut().ok_or(Status::NotDir)?;
         dir.children.insert(name.clone(), Child::Node { id, covers: true });
         Ok(id)

@@ -67,21 +67,37 @@ pub fn run(args: RunArgs) -> anyhow::Result<i32> {
     if inside || asked.args.no_cache || !(policy.local.read || policy.local.write) {
         let reason =
             if inside { "inside another task, which sees and records all of it" } else { "the cache is switched off" };
-        return native::run(&asked, &task, reason.to_owned());
+        return natively(&asked, &task, reason.to_owned());
     }
     if task.workspace.parent().is_none() {
-        return native::run(&asked, &task, "the workspace is the whole file system; run it in a project".to_owned());
+        return natively(&asked, &task, "the workspace is the whole file system; run it in a project".to_owned());
     }
     let store = match config.store_dir().and_then(|dir| Ok(Store::open(dir)?)) {
         Ok(store) => store,
-        Err(error) => return native::run(&asked, &task, crate::explain(&error)),
+        Err(error) => return natively(&asked, &task, crate::explain(&error)),
     };
     if let Some(notice) = store.notice() {
         crate::complain(&notice);
     }
     match cached(&asked, &task, store) {
         Ok(code) => Ok(code),
-        Err(error) => native::run(&asked, &task, crate::explain(&error)),
+        Err(error) => natively(&asked, &task, crate::explain(&error)),
+    }
+}
+
+/// Runs the command without a view, in a process of its own all the same: what a signal means is told apart there.
+fn natively(asked: &Asked, task: &Task, reason: String) -> anyhow::Result<i32> {
+    let run = |reason: String| native::run(asked, task, reason);
+    let apart = front::split(|announcer| {
+        let code = run(reason.clone()).unwrap_or_else(|error| {
+            crate::complain(&crate::explain(&error));
+            crate::cli::EXIT_OWN_FAILURE
+        });
+        announcer.ended(code);
+    });
+    match apart {
+        Ok(code) => Ok(code.unwrap_or_else(|| lost(asked))),
+        Err(_) => run(reason),
     }
 }
 
@@ -252,14 +268,23 @@ fn cached(asked: &Asked, task: &Task, store: Store) -> anyhow::Result<i32> {
     }
     if identity::is_read_only(&task.workspace) {
         // In a view the command could write, and what it wrote would be lost.
-        return native::run(asked, task, "the workspace is read-only".to_owned());
+        drop(tree);
+        drop(store);
+        return natively(asked, task, "the workspace is read-only".to_owned());
     }
     let dir: PathBuf = store.dir().to_owned();
     tree.save();
     drop(tree);
     // A database connection must not cross a fork: the engine opens its own.
     drop(store);
-    Ok(front::split(|announcer| miss::engine(asked, task, &dir, missed, announcer))?)
+    let code = front::split(|announcer| miss::engine(asked, task, &dir, missed, announcer))?;
+    Ok(code.unwrap_or_else(|| lost(asked)))
+}
+
+/// The engine is gone, and with it the command: it may have done anything or nothing, so it is not run again.
+fn lost(asked: &Asked) -> i32 {
+    let reason = "the part of wink that serves the command was killed; the command was killed with it";
+    asked.deliver(Report::failed(reason, crate::cli::EXIT_OWN_FAILURE))
 }
 
 impl Found {

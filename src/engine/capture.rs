@@ -58,6 +58,8 @@ pub struct Yield<'a> {
     pub hidden: HashSet<Vec<u8>>,
     /// What happened where.
     pub zones: &'a Zones,
+    /// Directories on the way to tool caches.
+    pub unnoted: &'a HashSet<Vec<u8>>,
     /// Where the bytes it wrote are.
     pub backing: &'a RealBacking,
     /// Processes are still at work in the view: staged files must stay where they are.
@@ -314,6 +316,11 @@ impl Capture<'_, '_> {
         let mut sights: Vec<(Vec<u8>, Sight)> = std::mem::take(&mut self.run.sights).into_iter().collect();
         sights.retain(|(path, _)| {
             is_tracked(self.run.zones, path) && !self.relative(path).is_some_and(|relative| self.is_ignored(relative))
+        });
+        // A tool that found no place for its cache and made one: nothing of it is in the result.
+        sights.retain(|(path, sight)| {
+            let made = sight.attr.is_none() && sight.names.is_none() && self.run.unnoted.contains(path);
+            !(made && os(path).is_dir())
         });
         sights.sort_by(|(one, _), (other, _)| one.cmp(other));
         let mut facts = Vec::with_capacity(sights.len());

@@ -2,6 +2,7 @@
 //!
 //! The lists are published in `docs/ENVIRONMENT.md`.
 
+use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -17,7 +18,7 @@ const SETTLED: [&str; 10] = ["/usr", "/etc", "/bin", "/sbin", "/lib", "/lib32", 
 
 /// Caches of tools in the home directory: their content is decided by what the tool checks itself (lock files, digests), never by
 /// what lies there.
-const SCRATCH_IN_HOME: [&str; 22] = [
+const SCRATCH_IN_HOME: [&str; 23] = [
     ".cache",
     ".npm",
     ".yarn/cache",
@@ -30,6 +31,7 @@ const SCRATCH_IN_HOME: [&str; 22] = [
     ".cargo/.package-cache",
     ".cargo/.package-cache-mutate",
     ".cargo/.global-cache",
+    ".cargo/.global-cache-journal",
     ".rustup/tmp",
     ".rustup/downloads",
     "go/pkg/mod",
@@ -48,7 +50,10 @@ const SCRATCH_OF_SYSTEM: [&str; 2] = ["/var/tmp", "/var/cache"];
 /// Directories of tool caches named by the variables with which tools are told of them.
 const SCRATCH_BY_VARIABLE: [(&str, &[&str]); 6] = [
     ("XDG_CACHE_HOME", &[""]),
-    ("CARGO_HOME", &["registry", "git", ".package-cache", ".package-cache-mutate", ".global-cache"]),
+    (
+        "CARGO_HOME",
+        &["registry", "git", ".package-cache", ".package-cache-mutate", ".global-cache", ".global-cache-journal"],
+    ),
     ("npm_config_cache", &[""]),
     ("GOCACHE", &[""]),
     ("GOMODCACHE", &[""]),
@@ -85,6 +90,12 @@ pub fn scratch(task: &Task, store: &Path) -> Vec<PathBuf> {
     scratch.sort();
     scratch.dedup();
     scratch
+}
+
+/// Directories above tool caches: a tool that makes its cache makes these first.
+pub fn on_the_way(scratch: &[PathBuf]) -> HashSet<Vec<u8>> {
+    let above = scratch.iter().flat_map(|path| path.ancestors().skip(1));
+    above.map(|path| path.as_os_str().as_bytes().to_vec()).collect()
 }
 
 /// What happens where.

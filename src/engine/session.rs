@@ -24,7 +24,7 @@ use wink_platform::unix::task::{self, Finished, Spawn};
 use wink_store::Staging;
 
 use super::Engine;
-use super::places::{UNTRACKED, scratch, zones};
+use super::places::{UNTRACKED, on_the_way, scratch, zones};
 use crate::config::Scope;
 
 /// How long the child may take to mount the view; it takes about a millisecond.
@@ -45,6 +45,8 @@ pub struct Ran {
     pub view: Arc<TaskView>,
     /// What happens where.
     pub zones: Zones,
+    /// Directories on the way to tool caches.
+    pub unnoted: HashSet<Vec<u8>>,
     /// Why what was seen may not be all.
     pub doubt: Option<String>,
     /// Keeps the view served; to be held as long as any process of the task lives.
@@ -85,6 +87,7 @@ impl Engine<'_> {
                 (self.task.workspace.clone(), zones, scope)
             }
         };
+        let unnoted = on_the_way(&scratch);
         let ids = identity::effective_ids();
         let privileged = ids.0 == 0;
         let backing = RealBacking::new(&top, Some(&files))
@@ -96,6 +99,7 @@ impl Engine<'_> {
             hidden,
             newer,
             made_up: Vec::new(),
+            unnoted: unnoted.clone(),
             checks: if privileged { Checks::Kernel } else { Checks::View },
             shown_as_own_group: if privileged { Vec::new() } else { identity::supplementary_groups() },
             idle_files_max: usize::try_from(descriptors.saturating_sub(DESCRIPTORS_SPARED) / 2).unwrap_or(0),
@@ -124,7 +128,7 @@ impl Engine<'_> {
             Err(error) => Some(format!("the view in which the command ran went away: {error}")),
         };
         drop(root);
-        Ok(Outcome::Ran(Box::new(Ran { finished, view, zones, doubt, serving: Some(serving), staging })))
+        Ok(Outcome::Ran(Box::new(Ran { finished, view, zones, unnoted, doubt, serving: Some(serving), staging })))
     }
 
     fn system_scope(&self, scratch: &[PathBuf]) -> enter::Scope {

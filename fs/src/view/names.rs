@@ -204,7 +204,18 @@ impl<B: Backing> Guard<'_, B> {
             ctime: now,
         };
         let over = Over::default();
-        self.table().insert(Node { id, zone, kind, body, lower: None, names: Vec::new(), over, base, lookups: 0, loaded: 0 });
+        self.table().insert(Node {
+            id,
+            zone,
+            kind,
+            body,
+            lower: None,
+            names: Vec::new(),
+            over,
+            base,
+            lookups: 0,
+            loaded: 0,
+        });
         self.put_name(parent, name, id)?;
         Ok(id)
     }

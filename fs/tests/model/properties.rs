@@ -10,7 +10,7 @@ use wink_fs::backing::Backing;
 use wink_fs::delta::{Change, Delta, Source};
 use wink_fs::observe::Observed;
 use wink_fs::status::Status;
-use wink_fs::vfs::Vfs;
+use wink_fs::vfs::{Revealed, Vfs};
 use wink_fs::view::{Checks, Setup, View};
 use wink_fs::zone::{Zone, Zones};
 
@@ -42,6 +42,7 @@ pub fn view_of(memory: &Memory, zone: Zone, hidden: &BTreeSet<String>, idle: usi
         hidden: hidden.iter().map(|path| path.clone().into_bytes()).collect::<HashSet<_>>(),
         newer: HashMap::new(),
         made_up: Vec::new(),
+        unnoted: HashSet::new(),
         checks: Checks::Kernel,
         shown_as_own_group: Vec::new(),
         idle_files_max: idle,
@@ -154,7 +155,7 @@ fn check_delta(delta: &Delta, memory: &Memory, lower: &Snapshot, origin: &Model,
             return Err(format!("delta: {} changed at {mtime:?}, not {:?}", text(&changed.path), attr.mtime));
         }
     }
-    for (path, names) in &delta.moved {
+    for Revealed { path, names } in &delta.moved {
         let dir = text(path);
         let mut names: Vec<String> = names.iter().map(|(name, _)| text(name)).collect();
         names.sort();
@@ -307,22 +308,22 @@ struct Told {
 
 /// What a run revealed: paths asked for, and directories listed.
 #[derive(Debug, Default)]
-struct Revealed {
+struct Seen {
     asked: BTreeSet<String>,
     listed: BTreeSet<String>,
 }
 
-/// Runs operations unwatched. `None` where links were split.
-fn tell(memory: &Memory, zone: Zone, ops: &[Op]) -> Option<(Told, Revealed)> {
+/// Runs operations unwatched. `None` where the run would not be recorded: links were split, or the real tree was changed.
+fn tell(memory: &Memory, zone: Zone, ops: &[Op]) -> Option<(Told, Seen)> {
     let lower = memory.snapshot();
     let observed = Observed::new(view_of(memory, zone, &BTreeSet::new(), 3));
     let mut kernel = Kernel::new(&observed, false);
     let answers = ops.iter().map(|op| kernel.apply(op)).collect();
     let view = observed.inner();
-    if view.notes().split_link.is_some() {
+    if view.notes().split_link.is_some() || view.notes().outside.is_some() {
         return None;
     }
-    let mut revealed = Revealed::default();
+    let mut revealed = Seen::default();
     for (path, sight) in observed.recorder().take() {
         assert!(!sight.unsteady || zone != Zone::Task, "{} is unsteady", text(&path));
         if sight.names.is_some() {
@@ -341,7 +342,7 @@ fn tell(memory: &Memory, zone: Zone, ops: &[Op]) -> Option<(Told, Revealed)> {
         }
     }
     let mut moved = BTreeMap::new();
-    for (path, names) in &delta.moved {
+    for Revealed { path, names } in &delta.moved {
         revealed.asked.insert(text(path));
         revealed.listed.insert(text(path));
         moved.insert(text(path), names.iter().cloned().collect());
@@ -350,7 +351,7 @@ fn tell(memory: &Memory, zone: Zone, ops: &[Op]) -> Option<(Told, Revealed)> {
 }
 
 /// Changes something of the lower tree that a run did not see.
-fn disturb(memory: &Memory, revealed: &Revealed, which: &Index, bytes: &[u8]) -> Option<String> {
+fn disturb(memory: &Memory, revealed: &Seen, which: &Index, bytes: &[u8]) -> Option<String> {
     let tree = memory.snapshot();
     let unseen = |path: &str| !revealed.asked.contains(path);
     let mut ways: Vec<(u8, String)> = Vec::new();

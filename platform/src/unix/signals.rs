@@ -17,13 +17,15 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use parking_lot::Mutex;
 use rustix::pipe::PipeFlags;
 
+use super::front;
+
 /// The signals that a running command is looked after with.
 pub(crate) const WATCHED: [i32; 6] =
     [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGWINCH, libc::SIGCHLD];
 
 /// Watches at a time: one for each command that runs; more than a few are only ever started by tests.
 const WATCHES_MAX: usize = 32;
-/// Signal number and origin, as the handler writes them.
+/// Signal number and whether the command must be told, as the handler writes them.
 const EVENT_BYTES: usize = 8;
 
 static SLOTS: [Slot; WATCHES_MAX] = [const { Slot::new() }; WATCHES_MAX];
@@ -55,7 +57,7 @@ struct Shared {
 pub(crate) struct Arrived {
     /// Its number.
     pub(crate) signal: i32,
-    /// Whether a process sent it, rather than the terminal: then nobody else in the process group has got it.
+    /// Whether a process sent it to us alone, rather than the terminal or somebody to the whole group: then the command lacks it.
     pub(crate) sent: bool,
 }
 
@@ -106,9 +108,8 @@ impl Watch {
                 _ => return None,
             }
         }
-        let [a, b, c, d, code @ ..] = event;
-        let code = i32::from_ne_bytes(code);
-        Some(Arrived { signal: i32::from_ne_bytes([a, b, c, d]), sent: code <= 0 })
+        let [a, b, c, d, sent @ ..] = event;
+        Some(Arrived { signal: i32::from_ne_bytes([a, b, c, d]), sent: i32::from_ne_bytes(sent) != 0 })
     }
 }
 
@@ -185,10 +186,11 @@ extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, _context: *mut lib
     // SAFETY: getpid has no preconditions and is async-signal-safe.
     if unsafe { libc::getpid() } == OWNER.load(Ordering::Acquire) {
         // SAFETY: the kernel passes valid information to a handler installed with SA_SIGINFO.
-        let code = unsafe { info.as_ref() }.map_or(libc::SI_USER, |info| info.si_code);
+        let (code, sender) = unsafe { info.as_ref().map_or((libc::SI_USER, 0), |info| (info.si_code, info.si_pid())) };
+        let sent = i32::from(front::is_for_command(signal, code, sender));
         let mut event = [0; EVENT_BYTES];
         event[..4].copy_from_slice(&signal.to_ne_bytes());
-        event[4..].copy_from_slice(&code.to_ne_bytes());
+        event[4..].copy_from_slice(&sent.to_ne_bytes());
         for slot in &SLOTS {
             let writer = slot.writer.load(Ordering::Acquire);
             if writer != -1 {

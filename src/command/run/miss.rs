@@ -147,6 +147,7 @@ fn after(
         carried,
         hidden: hidden.paths.clone(),
         zones: &ran.zones,
+        unnoted: &ran.unnoted,
         backing: view.backing(),
         live: !ran.finished.survivors.is_empty(),
     };
@@ -386,6 +387,7 @@ fn stay(engine: &Engine<'_>, mut ran: Ran, announcer: Announcer, code: i32) {
             carried: None,
             hidden: HashSet::new(),
             zones: &ran.zones,
+            unnoted: &ran.unnoted,
             backing: view.backing(),
             live: false,
         };
