@@ -14,6 +14,7 @@ mod names;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -73,6 +74,8 @@ pub struct View<B: Backing> {
     own_ids: (u32, u32),
     state: Mutex<State<B>>,
     notes: Mutex<Notes>,
+    /// How often a staged file moved to where there is room.
+    spills: AtomicU64,
 }
 
 struct State<B: Backing> {
@@ -130,7 +133,7 @@ impl<B: Backing> View<B> {
             loaded: 0,
         });
         let state = Mutex::new(State { table, idle_files: 0 });
-        Ok(View { backing, setup, own_ids, state, notes: Mutex::new(Notes::default()) })
+        Ok(View { backing, setup, own_ids, state, notes: Mutex::new(Notes::default()), spills: AtomicU64::new(0) })
     }
 
     /// The tree beneath.
@@ -282,8 +285,7 @@ impl<B: Backing> Guard<'_, B> {
                         self.state.idle_files = self.state.idle_files.saturating_sub(1);
                     }
                     if let Bytes::Staged(staged) = file.bytes {
-                        // It can only be left behind in the run's own staging directory, which goes away with the run.
-                        let _ = self.view.backing.remove_staged(staged);
+                        self.discard(staged);
                     }
                 }
                 // Names are left only in a directory that others removed in the real tree.

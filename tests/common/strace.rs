@@ -202,6 +202,14 @@ pub fn witness(calls: &[Call], cwd: &Path) -> Seen {
 }
 
 impl Seen {
+    /// A name that was made only because nothing had it: it may be a random one.
+    fn drawn(&mut self, path: &Path, made: bool) {
+        if made {
+            let parent = self.walk(path.parent().unwrap_or(path), true);
+            *self.exclusive.entry(parent).or_default() += 1;
+        }
+    }
+
     fn call(&mut self, call: &Call, here: &Path) {
         let ok = !call.result.starts_with("-1") && !call.result.starts_with('?');
         // readlink of what is no link: the answer is its kind.
@@ -228,10 +236,7 @@ impl Seen {
                 if has("O_TMPFILE") {
                     self.walk(&path, true);
                 } else if ok && writes {
-                    if has("O_EXCL") {
-                        let parent = self.walk(path.parent().unwrap_or(&path), true);
-                        *self.exclusive.entry(parent).or_default() += 1;
-                    }
+                    self.drawn(&path, has("O_EXCL"));
                     self.make(&path, !has("O_EXCL"));
                 } else {
                     let how = if has("O_DIRECTORY") || has("O_PATH") { Asked::Stat } else { Asked::Opened };
@@ -285,11 +290,13 @@ impl Seen {
             }
             "mkdir" | "unlink" | "rmdir" => {
                 if let Some(p) = path(None, 0) {
+                    self.drawn(&p, ok && call.name == "mkdir");
                     self.change(&p, ok, absent);
                 }
             }
             "mkdirat" | "unlinkat" | "mknodat" => {
                 if let Some(p) = path(Some(0), 1) {
+                    self.drawn(&p, ok && call.name == "mkdirat");
                     self.change(&p, ok, absent);
                 }
             }

@@ -5,6 +5,7 @@
 //! times is opened once.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::{Guard, OpenFile, View};
 use crate::attr::{Attr, Kind, SetAttr};
@@ -72,13 +73,18 @@ impl<B: Backing> View<B> {
 
     /// Writes to a file; if the staging area is full, the file moves elsewhere first.
     fn with_room<T>(&self, id: NodeId, write: impl Fn(&B::File) -> Result<T>) -> Result<T> {
-        let file = self.opened_for_writing(id)?;
-        match write(&file) {
-            Err(full @ (Status::NoSpace | Status::Quota)) => match self.lock().spill(id, &file) {
-                Ok(elsewhere) => write(&elsewhere),
-                Err(_) => Err(full),
-            },
-            written => written,
+        loop {
+            let spills = self.spills.load(Ordering::SeqCst);
+            let file = self.opened_for_writing(id)?;
+            match write(&file) {
+                Err(full @ (Status::NoSpace | Status::Quota)) => {
+                    let elsewhere = self.lock().spill(id, &file).map_err(|_| full)?;
+                    return write(&elsewhere);
+                }
+                // Bytes are written without the lock. A file that moved meanwhile may have been copied before these came.
+                Ok(_) if spills != self.spills.load(Ordering::SeqCst) => {}
+                written => return written,
+            }
         }
     }
 
@@ -237,16 +243,44 @@ impl<B: Backing> Guard<'_, B> {
         if let Some(open) = open.clone().filter(|open| !Arc::ptr_eq(open, full)) {
             return Ok(open);
         }
-        let (staged, file) = self.view.backing.stage_elsewhere()?;
-        file.clone_all(full)?;
         let times = full.attr()?;
-        file.set_attr(&SetAttr { atime: Some(times.atime), mtime: Some(times.mtime), ..SetAttr::default() })?;
+        let (staged, file) = self.view.backing.stage_elsewhere()?;
+        // Before the bytes are copied: see `with_room`.
+        self.view.spills.fetch_add(1, Ordering::SeqCst);
+        if let Err(status) = fill(&file, full, &times) {
+            self.discard(staged);
+            return Err(status);
+        }
         if let Some(body) = self.node_mut(id)?.file_mut() {
             body.bytes = Bytes::Staged(staged);
         }
         let file = self.keep_open(id, file.into(), true)?;
-        self.view.backing.remove_staged(old)?;
+        self.discard(old);
         Ok(file)
+    }
+
+    /// Removes a staged file that no node refers to.
+    pub(super) fn discard(&self, staged: StagedId) {
+        // It can only be left behind in the run's own staging directory, which goes away with the run.
+        let _ = self.view.backing.remove_staged(staged);
+    }
+
+    /// A staged copy of `source`, with the times it shows.
+    fn stage_copy(&self, source: &B::File, shown: &Attr) -> Result<(StagedId, B::File)> {
+        let (staged, file) = self.stage()?;
+        let Err(status) = fill(&file, source, shown) else { return Ok((staged, file)) };
+        self.discard(staged);
+        if !matches!(status, Status::NoSpace | Status::Quota) {
+            return Err(status);
+        }
+        let (staged, file) = self.view.backing.stage_elsewhere().map_err(|_| status)?;
+        match fill(&file, source, shown) {
+            Ok(()) => Ok((staged, file)),
+            Err(status) => {
+                self.discard(staged);
+                Err(status)
+            }
+        }
     }
 
     /// Gives a file of the tree beneath bytes of its own. Names of the same file that were not looked at yet keep the old bytes:
@@ -256,13 +290,12 @@ impl<B: Backing> Guard<'_, B> {
         let node = self.node(id)?;
         let lower = node.lower.as_ref().ok_or(Status::Stale)?;
         let out_of_sight = (lower.attr.nlink > node.loaded).then(|| lower.path.to_vec());
-        let source = if size == Some(0) { None } else { Some(self.open(id)?) };
-        let (staged, file) = self.stage()?;
-        if let Err(status) = source.map_or(Ok(()), |source| fill(&file, &source, &shown)) {
-            // It can only be left behind in the run's own staging directory, which goes away with the run.
-            let _ = self.view.backing.remove_staged(staged);
-            return Err(status);
-        }
+        let (staged, file) = if size == Some(0) {
+            self.stage()?
+        } else {
+            let source = self.open(id)?;
+            self.stage_copy(&source, &shown)?
+        };
         if let Some(path) = out_of_sight {
             self.view.notes.lock().split_link.get_or_insert(path);
         }

@@ -34,20 +34,24 @@ fn config() -> ProptestConfig {
     config
 }
 
-/// A view of all of `memory`.
-pub fn view_of(memory: &Memory, zone: Zone, hidden: &BTreeSet<String>, idle: usize) -> View<Memory> {
-    let setup = Setup {
+/// A view of everything, in one zone.
+pub fn setup_of(zone: Zone, hidden: &BTreeSet<String>, idle: usize) -> Setup {
+    Setup {
         top: b"/".to_vec(),
         zones: Zones::new(zone),
-        hidden: hidden.iter().map(|path| path.clone().into_bytes()).collect::<HashSet<_>>(),
+        hidden: hidden.iter().map(|path| path.clone().into_bytes()).collect(),
         newer: HashMap::new(),
         made_up: Vec::new(),
         unnoted: HashSet::new(),
         checks: Checks::Kernel,
         shown_as_own_group: Vec::new(),
         idle_files_max: idle,
-    };
-    View::new(memory.clone(), setup, OWNER).expect("a view of memory")
+    }
+}
+
+/// A view of all of `memory`.
+pub fn view_of(memory: &Memory, zone: Zone, hidden: &BTreeSet<String>, idle: usize) -> View<Memory> {
+    View::new(memory.clone(), setup_of(zone, hidden, idle), OWNER).expect("a view of memory")
 }
 
 /// Absolute path as text, the top as "".
@@ -179,15 +183,18 @@ struct Case {
     /// Compare everything after every operation (and so look everything up).
     watch: bool,
     idle: usize,
-    /// At which operation which call fails.
-    fault: Option<(Index, u64)>,
+    /// At which operation which call fails, and how.
+    fault: Option<(Index, u64, Status)>,
 }
 
 fn case() -> impl Strategy<Value = Case> {
     let zone = prop_oneof![3 => Just(Zone::Task), 1 => Just(Zone::Outside), 1 => Just(Zone::Settled)];
     let hidden = prop::collection::vec(any::<Index>(), 0..3);
     let idle = prop::sample::select(vec![0, 3, 1000]);
-    let fault = prop::option::weighted(0.3, (any::<Index>(), 0..CALLS_MAX));
+    let fault = prop::option::weighted(
+        0.3,
+        (any::<Index>(), 0..CALLS_MAX, prop::sample::select(vec![Status::Io, Status::NoSpace])),
+    );
     (seeds(), hidden, drafts(1..40), zone, any::<bool>(), any::<bool>(), idle, fault).prop_map(
         |(seeds, hidden, drafts, zone, hasty, watch, idle, fault)| {
             let task = zone == Zone::Task;
@@ -217,13 +224,13 @@ fn run(case: &Case) -> Result<(), String> {
     for (nth, draft) in case.drafts.iter().enumerate() {
         let op = draft.settle(&model);
         log.push(op.clone());
-        if let Some((when, call)) = &case.fault
+        if let Some((when, call, status)) = &case.fault
             && when.index(case.drafts.len()) == nth
         {
-            memory.fail(*call, Status::Io);
+            memory.fail(*call, *status);
         }
         let answer = kernel.apply(&op);
-        let failed = memory.heal() && answer == Err(Status::Io);
+        let failed = memory.heal() && matches!(answer, Err(Status::Io | Status::NoSpace));
         let before = model.clone();
         let expected = model.apply(&op);
         if failed {
