@@ -198,6 +198,27 @@ impl Roots {
         out
     }
 
+    /// The opposite of [`Roots::substitute`], with the workspace at another place.
+    pub fn restore(&self, substituted: &[u8], workspace: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(substituted.len());
+        let mut rest = substituted;
+        while let Some(&byte) = rest.first() {
+            let marks =
+                [(WORKSPACE_MARK, workspace), (HOME_MARK, self.home.as_deref().unwrap_or_default()), (NUL_MARK, b"\0")];
+            match marks.into_iter().find(|(mark, _)| rest.starts_with(mark)) {
+                Some((mark, place)) => {
+                    out.extend_from_slice(place);
+                    rest = &rest[mark.len()..];
+                }
+                None => {
+                    out.push(byte);
+                    rest = &rest[1..];
+                }
+            }
+        }
+        out
+    }
+
     /// What else must be absent here before a record from a workspace of `recorded_depth` names may be used.
     ///
     /// An upward walk asks in every directory from the workspace to `/`. The record knows the answers of its own ancestors, counted

@@ -168,6 +168,19 @@ impl<B: Backing> Node<B> {
         }
     }
 
+    /// How many names of the real file nobody looked at yet.
+    pub fn names_out_of_sight(&self) -> u32 {
+        match &self.lower {
+            Some(Lower { attr, .. }) if self.kind != Kind::Dir => attr.nlink.saturating_sub(self.loaded),
+            _ => 0,
+        }
+    }
+
+    /// Whether a name that was not looked at yet will have to show what the task made of this file, and how many names it lost.
+    pub fn is_awaited(&self) -> bool {
+        self.zone == Zone::Task && self.names_out_of_sight() > 0
+    }
+
     /// Whether the task gave a file bytes of its own or attributes other than beneath, or made the node. A changed link count
     /// alone (its ctime) is none.
     pub fn is_changed(&self) -> bool {

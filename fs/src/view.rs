@@ -279,6 +279,13 @@ impl<B: Backing> Guard<'_, B> {
             if !node.names.is_empty() || node.lookups > 0 || in_use || id == TOP {
                 continue;
             }
+            if node.is_awaited() {
+                let file = self.state.table.get_mut(id).and_then(Node::file_mut);
+                if file.and_then(|file| file.open.take()).is_some() {
+                    self.state.idle_files = self.state.idle_files.saturating_sub(1);
+                }
+                continue;
+            }
             match self.state.table.remove(id).map(|node| node.body) {
                 Some(Body::File(file)) => {
                     if file.open.is_some() {

@@ -177,7 +177,7 @@ impl Place {
             mountpoint: self.mountpoint.clone(),
             scope: Scope::System {
                 bind: BOUND.iter().map(PathBuf::from).collect(),
-                from_view: vec![self.workspace.clone()],
+                from_view: vec![(self.workspace.clone(), self.workspace.clone())],
             },
             cwd: self.workspace.clone(),
             options: "max_read=131072".into(),
@@ -316,7 +316,7 @@ fn failures_say_where() {
     let view = View { options: "no_such_option".into(), ..place.system() };
     assert_eq!(failed(&view), (Stage::MountView, libc::EINVAL, None));
     let missing = place.workspace.join("missing");
-    let scope = Scope::System { bind: vec!["/usr".into()], from_view: vec![missing.clone()] };
+    let scope = Scope::System { bind: vec!["/usr".into()], from_view: vec![(missing.clone(), missing.clone())] };
     let view = View { scope, ..place.system() };
     assert_eq!(failed(&view), (Stage::OpenView, libc::ENOENT, Some(missing.display().to_string())));
 }

@@ -132,6 +132,9 @@ fn prepare(asked: &Asked) -> anyhow::Result<(Task, Config)> {
     for (name, list) in [("ignore", &settings.ignore), ("scratch", &settings.scratch), ("output", &settings.output)] {
         extras.extend(list.iter().map(|glob| (name.to_owned(), glob.clone().into_bytes())));
     }
+    if let Some(canonical) = &settings.canonical_root {
+        extras.push(("canonical_root".to_owned(), canonical.as_os_str().as_encoded_bytes().to_vec()));
+    }
     let keys = Keys::new(
         &KeyInput {
             argv: &argv,

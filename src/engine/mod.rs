@@ -18,11 +18,13 @@ pub mod restore;
 pub mod session;
 pub mod tree;
 
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 
 use wink_store::Store;
 
-use crate::config::Settings;
+use crate::config::{Scope, Settings};
 use crate::key::Keys;
 use crate::roots::Roots;
 
@@ -46,6 +48,32 @@ pub struct Task {
     pub settings: Settings,
     /// Symbolic roots.
     pub roots: Roots,
+}
+
+impl Task {
+    /// Where the view shows the workspace besides its real place, if that is configured. Only a view of the whole system can.
+    pub fn canonical_root(&self) -> Option<&Path> {
+        self.settings.canonical_root.as_deref().filter(|_| self.settings.scope == Scope::System)
+    }
+
+    /// The current directory as the command sees it.
+    pub fn shown_cwd(&self) -> PathBuf {
+        match (self.canonical_root(), self.cwd.strip_prefix(&self.workspace)) {
+            (Some(canonical), Ok(relative)) => canonical.join(relative),
+            _ => self.cwd.clone(),
+        }
+    }
+
+    /// An argument or a variable's value as the command sees it: with the workspace where the view shows it.
+    pub fn shown(&self, value: &OsStr) -> OsString {
+        match self.canonical_root() {
+            Some(canonical) => {
+                let moved = self.roots.substitute(value.as_bytes());
+                OsString::from_vec(self.roots.restore(&moved, canonical.as_os_str().as_bytes()))
+            }
+            None => value.to_owned(),
+        }
+    }
 }
 
 /// A task and the store it is looked up in.

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use wink_fs::attr::Time;
+use wink_fs::name::Name;
 use wink_fs::observe::Observed;
 use wink_fs::view::{Checks, Setup, View};
 use wink_fs::zone::{Zone, Zones};
@@ -98,7 +99,7 @@ impl Engine<'_> {
             zones: zones.clone(),
             hidden,
             newer,
-            made_up: Vec::new(),
+            made_up: self.task.canonical_root().and_then(made_up).into_iter().collect(),
             unnoted: unnoted.clone(),
             checks: if privileged { Checks::Kernel } else { Checks::View },
             shown_as_own_group: if privileged { Vec::new() } else { identity::supplementary_groups() },
@@ -107,7 +108,7 @@ impl Engine<'_> {
         let view = View::new(backing, setup, ids).map_err(|status| anyhow!("cannot set up the view: {status}"))?;
         let view = Arc::new(Observed::new(view));
         let options = if privileged { "default_permissions" } else { "" };
-        let entrance = enter::View { mountpoint, scope, cwd: self.task.cwd.clone(), options: options.to_owned() };
+        let entrance = enter::View { mountpoint, scope, cwd: self.task.shown_cwd(), options: options.to_owned() };
         let (inside, door) = match enter::prepare(&entrance) {
             Ok(sides) => sides,
             Err(error) => return Ok(Outcome::NoView(format!("the view cannot be prepared: {error}"))),
@@ -137,9 +138,23 @@ impl Engine<'_> {
         let inner = |path: &&PathBuf| path.starts_with(&self.task.workspace);
         // What lies in an untracked tree comes along with it.
         bind.extend(scratch.iter().filter(|path| path.is_dir() && !untracked(path) && !inner(path)).cloned());
-        let from_view = if untracked(&self.task.workspace) { vec![self.task.workspace.clone()] } else { Vec::new() };
+        let workspace = &self.task.workspace;
+        let mut from_view = Vec::new();
+        if untracked(workspace) {
+            from_view.push((workspace.clone(), workspace.clone()));
+        }
+        if let Some(canonical) = self.task.canonical_root() {
+            from_view.push((workspace.clone(), canonical.to_owned()));
+        }
         enter::Scope::System { bind, from_view }
     }
+}
+
+/// The name in the top of the view at which a workspace is to be shown, if it is directly there; deeper ones must exist.
+fn made_up(canonical: &Path) -> Option<Name> {
+    let mut names = canonical.components().skip(1);
+    let name = names.next()?.as_os_str().as_bytes();
+    names.next().is_none().then(|| Name::new(name).ok()).flatten()
 }
 
 /// Serves the view that the child mounts, and returns its root when the child is inside.

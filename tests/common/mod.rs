@@ -50,7 +50,8 @@ impl World {
         World::below(&base().unwrap_or_else(|| PathBuf::from("/var/tmp")), name)
     }
 
-    fn below(base: &Path, name: &str) -> World {
+    /// A world in a directory.
+    pub fn below(base: &Path, name: &str) -> World {
         let make = |base: &Path, what: &str| {
             let dir = tempfile::Builder::new().prefix(&format!("wink-{name}-{what}")).tempdir_in(base);
             let dir = dir.expect("temporary directory").keep();

@@ -143,9 +143,7 @@ fn links<B: Backing>(node: &Node<B>, body: &Body<B>, attr: &Attr) -> u32 {
     let names = u32::try_from(node.names.len()).unwrap_or(u32::MAX);
     match (&node.lower, body) {
         (None, _) => names,
-        (Some(lower), _) if node.zone == Zone::Task => {
-            lower.attr.nlink.saturating_sub(node.loaded).saturating_add(names)
-        }
+        (Some(_), _) if node.zone == Zone::Task => node.names_out_of_sight().saturating_add(names),
         (_, Body::File(FileBody { open: Some(_), .. })) => attr.nlink,
         _ if names == 0 => 0,
         _ => attr.nlink,

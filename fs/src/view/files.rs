@@ -259,6 +259,16 @@ impl<B: Backing> Guard<'_, B> {
         Ok(file)
     }
 
+    /// Names of a changed file that are never looked at keep what it was when the run is published: that is noted, for then the result
+    /// is not what a run without wink gives.
+    pub(super) fn note_split_link(&self, id: NodeId) -> Result<()> {
+        let node = self.node(id)?;
+        if let (true, Some(lower)) = (node.names_out_of_sight() > 0, &node.lower) {
+            self.view.notes.lock().split_link.get_or_insert_with(|| lower.path.to_vec());
+        }
+        Ok(())
+    }
+
     /// Removes a staged file that no node refers to.
     pub(super) fn discard(&self, staged: StagedId) {
         // It can only be left behind in the run's own staging directory, which goes away with the run.
@@ -283,22 +293,16 @@ impl<B: Backing> Guard<'_, B> {
         }
     }
 
-    /// Gives a file of the tree beneath bytes of its own. Names of the same file that were not looked at yet keep the old bytes:
-    /// that is noted, for then the result is not what a run without wink gives. Until all that can fail is done nothing changes.
+    /// Gives a file of the tree beneath bytes of its own. Until all that can fail is done nothing changes.
     fn copy_up(&mut self, id: NodeId, size: Option<u64>) -> Result<()> {
         let shown = self.attr(id)?;
-        let node = self.node(id)?;
-        let lower = node.lower.as_ref().ok_or(Status::Stale)?;
-        let out_of_sight = (lower.attr.nlink > node.loaded).then(|| lower.path.to_vec());
         let (staged, file) = if size == Some(0) {
             self.stage()?
         } else {
             let source = self.open(id)?;
             self.stage_copy(&source, &shown)?
         };
-        if let Some(path) = out_of_sight {
-            self.view.notes.lock().split_link.get_or_insert(path);
-        }
+        self.note_split_link(id)?;
         let node = self.node_mut(id)?;
         (node.over.atime, node.over.mtime) = (None, None);
         if let Some(body) = node.file_mut() {

@@ -317,6 +317,9 @@ impl<B: Backing> Guard<'_, B> {
                 }
             }
         }
+        if change.mode.or(change.uid).or(change.gid).is_some() {
+            self.note_split_link(id)?; // Times are nobody's output.
+        }
         let node = self.node_mut(id)?;
         node.over.mode = change.mode.map(|mode| mode & 0o7777).or(node.over.mode);
         node.over.uid = change.uid.or(node.over.uid);

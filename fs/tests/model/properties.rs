@@ -213,6 +213,8 @@ fn run(case: &Case) -> Result<(), String> {
     let mut model = origin.clone();
     let view = view_of(&memory, case.zone, &hidden, case.idle);
     let mut kernel = Kernel::new(&view, case.hasty);
+    // A file with a hidden name is kept for good: the view cannot know that nobody will ever ask for that name.
+    let tidy = !hidden.iter().any(|path| memory.look(path).is_ok_and(|attr| attr.nlink > 1 && attr.kind != Kind::Dir));
     let count_links = case.watch && hidden.is_empty();
     let mut log: Vec<Op> = Vec::new();
     let at = |log: &[Op], lower: &Snapshot, what: String| {
@@ -250,16 +252,13 @@ fn run(case: &Case) -> Result<(), String> {
         }
         if case.watch {
             differs(&mut kernel, &model, count_links).map_err(|what| at(&log, &lower, what))?;
-        } else if case.zone == Zone::Task && view.notes().split_link.is_some() {
-            // A file was changed while some of its names were out of sight: not a plain POSIX tree, and noted as such.
-            return Ok(());
         }
     }
     differs(&mut kernel, &model, count_links).map_err(|what| at(&log, &lower, what))?;
     kernel.leave();
     differs(&mut kernel, &model, count_links).map_err(|what| at(&log, &lower, what))?;
     kernel.forget();
-    if view.node_count() != model.reachable() + 1 {
+    if tidy && view.node_count() != model.reachable() + 1 {
         return Err(at(&log, &lower, format!("{} nodes for {} things", view.node_count(), model.reachable() + 1)));
     }
     if case.zone == Zone::Task {
@@ -276,7 +275,7 @@ fn run(case: &Case) -> Result<(), String> {
                 _ => None,
             })
             .collect();
-        if staged.len() != memory.staged_count() {
+        if tidy && staged.len() != memory.staged_count() {
             let what = format!("{} staged files, {} in the delta", memory.staged_count(), staged.len());
             return Err(at(&log, &lower, what));
         }
@@ -287,7 +286,7 @@ fn run(case: &Case) -> Result<(), String> {
         }
     }
     raze(&mut kernel, &model).map_err(|what| at(&log, &lower, what))?;
-    if (view.node_count(), memory.staged_count()) != (1, 0) {
+    if tidy && (view.node_count(), memory.staged_count()) != (1, 0) {
         let what = format!("{} nodes and {} staged files left", view.node_count(), memory.staged_count());
         return Err(at(&log, &lower, what));
     }
@@ -396,7 +395,7 @@ fn disturb(memory: &Memory, revealed: &Seen, which: &Index, bytes: &[u8]) -> Opt
         1 => memory.file(path, bytes, 0o644),
         2 if tree[path].kind == Kind::Dir => memory.remove_dir(&dir, &name),
         2 => memory.remove_file(&dir, &name),
-        _ if bytes.len() % 2 == 0 => memory.file(path, bytes, 0o644),
+        _ if bytes.len().is_multiple_of(2) => memory.file(path, bytes, 0o644),
         _ => memory.dir(path, 0o755),
     };
     done.ok().map(|()| format!("{way} {path}"))

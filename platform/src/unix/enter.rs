@@ -61,7 +61,7 @@ pub enum Scope {
         /// Real directories bound over it with everything mounted in them, in this order; missing ones are skipped.
         bind: Vec<PathBuf>,
         /// Directories of the FUSE tree bound back over what those covered (a workspace below `/tmp`).
-        from_view: Vec<PathBuf>,
+        from_view: Vec<(PathBuf, PathBuf)>,
     },
     /// The FUSE tree is mounted over this directory and is that directory; everything else stays.
     Workspace(PathBuf),
@@ -74,7 +74,7 @@ pub struct Inside {
     mountpoint: CString,
     pivot: bool,
     bind: Vec<CString>,
-    from_view: Vec<CString>,
+    from_view: Vec<(CString, CString)>,
     cwd: CString,
     /// The options behind `fd=N`, with and without `allow_other`.
     options_as_root: CString,
@@ -89,7 +89,7 @@ pub struct Inside {
 pub struct Door {
     socket: OwnedFd,
     bind: Vec<PathBuf>,
-    from_view: Vec<PathBuf>,
+    from_view: Vec<(PathBuf, PathBuf)>,
 }
 
 /// One message from the child: what, which stage, which path of the stage's list, errno. A kind of its own for each event.
@@ -130,7 +130,7 @@ pub fn prepare(view: &View) -> io::Result<(Inside, Door)> {
         mountpoint: c_path(mountpoint)?,
         pivot,
         bind: bind.iter().map(|path| c_path(path)).collect::<io::Result<_>>()?,
-        from_view: from_view.iter().map(|path| c_path(path)).collect::<io::Result<_>>()?,
+        from_view: from_view.iter().map(|(from, to)| Ok((c_path(from)?, c_path(to)?))).collect::<io::Result<_>>()?,
         cwd: c_path(&view.cwd)?,
         options_as_root: options(true)?,
         options_as_user: options(false)?,
@@ -270,7 +270,7 @@ impl Inside {
         };
         // The root of this process is now the view, with the old root (if pivoted) lying over it, unseen by absolute paths.
         let mut back = [const { None }; BINDS_MAX];
-        for (number, path) in self.from_view.iter().enumerate() {
+        for (number, (path, _)) in self.from_view.iter().enumerate() {
             let open = rustix::fs::open(&**path, PLACE, Mode::empty()).map_err(at_path(Stage::OpenView, number))?;
             back[number] = Some(open);
         }
@@ -279,7 +279,7 @@ impl Inside {
                 bind(source, path).map_err(at_path(Stage::Bind, number))?;
             }
         }
-        for (number, path) in self.from_view.iter().enumerate() {
+        for (number, (_, path)) in self.from_view.iter().enumerate() {
             if let Some(source) = &back[number] {
                 bind(source, path).map_err(at_path(Stage::Bind, BINDS_MAX + number))?;
             }
@@ -395,8 +395,8 @@ impl Door {
     fn path(&self, stage: Stage, number: u8) -> Option<&PathBuf> {
         let number = usize::from(number);
         match stage {
-            Stage::OpenView => self.from_view.get(number),
-            _ if number >= BINDS_MAX => self.from_view.get(number - BINDS_MAX),
+            Stage::OpenView => self.from_view.get(number).map(|(from, _)| from),
+            _ if number >= BINDS_MAX => self.from_view.get(number - BINDS_MAX).map(|(_, to)| to),
             _ => self.bind.get(number),
         }
     }

@@ -3,6 +3,7 @@
 //! This is the engine process (`wink_platform::unix::front`): it must announce an exit code whatever happens.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::OsString;
 use std::path::Path;
 
 use anyhow::Context;
@@ -92,9 +93,11 @@ fn run(asked: &Asked, engine: &Engine<'_>, missed: Missed) -> Result<Done, Troub
         Ok((shown, newer))
     };
     let (Shown { carried, hidden }, newer) = before().map_err(Trouble::BeforeTheCommand)?;
-    let mut environment = task.environment.clone();
+    let mut environment: Vec<(OsString, OsString)> =
+        task.environment.iter().map(|(name, value)| (name.clone(), task.shown(value))).collect();
+    let argv: Vec<OsString> = task.argv.iter().map(|word| task.shown(word)).collect();
     environment.push((INSIDE.into(), "1".into()));
-    let spawn = Spawn { env: environment, cwd: None, ..native::spawn(task) };
+    let spawn = Spawn { argv: &argv, env: environment, cwd: None, ..native::spawn(task) };
     let outcome = engine.run_in_view(hidden.paths.clone(), newer, spawn).map_err(Trouble::BeforeTheCommand)?;
     let mut ran = match outcome {
         Outcome::Ran(ran) => ran,
