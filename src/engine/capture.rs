@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io;
 
-use anyhow::Context;
 use wink_fs::attr::{Attr, Kind, Time};
 use wink_fs::backing::{Backing, BackingFile, StagedId};
 use wink_fs::delta::{Change, Changed, Delta, Source};
@@ -81,6 +80,8 @@ pub struct Harvest {
     pub bound_home: bool,
     /// What brings the outputs into the workspace.
     pub deeds: Vec<Deed>,
+    /// What the command left and can be neither stored nor published.
+    pub lost: Option<String>,
     /// Why this must not be recorded; empty if it may.
     pub doubts: Vec<String>,
     /// The result depends on the state of earlier outputs: the next run must start from clean.
@@ -103,7 +104,9 @@ struct Capture<'a, 's> {
 
 impl<'s> Engine<'s> {
     /// See the module.
-    pub fn capture(&self, run: Yield<'_>, tree: &mut Tree<'s>) -> anyhow::Result<Harvest> {
+    ///
+    /// It cannot fail: what goes wrong becomes a doubt, and the rest is published.
+    pub fn capture(&self, run: Yield<'_>, tree: &mut Tree<'s>) -> Harvest {
         tree.start_over();
         let mut capture = Capture {
             engine: self,
@@ -117,13 +120,16 @@ impl<'s> Engine<'s> {
         let changes = std::mem::take(&mut capture.run.delta.changes);
         for changed in changes {
             let shown = String::from_utf8_lossy(&changed.path).into_owned();
-            capture.change(changed).with_context(|| format!("cannot store {shown}"))?;
+            if let Err(error) = capture.change(changed) {
+                capture.out.lost.get_or_insert(format!("{shown}: {error:#}"));
+            }
         }
         capture.printed();
-        capture.trace()?;
-        capture.carry()?;
+        for failed in [capture.trace().err(), capture.carry().err()].into_iter().flatten() {
+            capture.out.doubts.push(format!("what the command saw cannot be told: {failed:#}"));
+        }
         capture.notes();
-        Ok(capture.finish())
+        capture.finish()
     }
 }
 

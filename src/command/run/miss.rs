@@ -139,8 +139,9 @@ fn after(
         ..Report::default()
     };
     let Before { carried, hidden, mut tree } = before;
-    // One publishes at a time: what is checked against the workspace must still be so when it is written.
-    let _turn = lock(store, engine.workspace()).context("cannot lock the workspace's turn in the cache")?;
+    // One publishes at a time: what is checked against the workspace must still be so when it is written. Without the lock (a
+    // full disk) it is published all the same, and not recorded.
+    let turn = lock(store, engine.workspace());
     let view = ran.view.inner();
     let run = Yield {
         delta: view.delta().map_err(|status| anyhow::anyhow!("cannot tell what the command changed: {status}"))?,
@@ -155,13 +156,19 @@ fn after(
         live: !ran.finished.survivors.is_empty(),
     };
     let printed = run.printed.clone();
-    let harvest = engine.capture(run, &mut tree)?;
-    let published = engine.publish(&harvest.deeds, &hidden);
+    let mut harvest = engine.capture(run, &mut tree);
+    if let Err(error) = &turn {
+        harvest.doubts.push(format!("the workspace could not be locked: {error}"));
+    }
+    // A run that failed made nothing in their place: what an earlier one left may still be of use to somebody.
+    let leftovers = if code == 0 { &hidden } else { &Standing::default() };
+    let published = engine.publish(&harvest.deeds, leftovers);
     tree.save();
     drop(tree);
 
     // What could not be written must be said, whatever else is in doubt: it is not there, as it would be without wink.
-    let unpublished = published.err().map(|error| format!("not everything could be published: {error:#}"));
+    let unpublished = published.err().map(|error| format!("{error:#}")).or_else(|| harvest.lost.clone());
+    let unpublished = unpublished.map(|what| format!("not everything could be published: {what}"));
     if unpublished.is_some() && code == 0 {
         // A success that left half of its files would be taken for a whole one.
         report.exit_code = crate::cli::EXIT_OWN_FAILURE;
@@ -181,6 +188,8 @@ fn after(
             Err(error) => report.reason = Some(format!("the result cannot be stored: {error}")),
         }
     }
+    // What runs left that were killed: nobody else looks for it. Failing is harmless: the next run tries again.
+    let _ = store.sweep_staging();
     report.store_ms = asked.elapsed_ms() - store_began;
     report.reason = report.reason.or(why_not);
     if report.reason.is_none() {
@@ -394,7 +403,7 @@ fn stay(engine: &Engine<'_>, mut ran: Ran, announcer: Announcer, code: i32) {
             backing: view.backing(),
             live: false,
         };
-        let harvest = engine.capture(run, &mut tree)?;
+        let harvest = engine.capture(run, &mut tree);
         engine.publish(&harvest.deeds, &Standing::default())
     };
     if let Err(error) = publish() {
