@@ -76,6 +76,8 @@ pub struct FileBody<B: Backing> {
     pub writable: bool,
     /// How many open handles the kernel has.
     pub handles: u32,
+    /// Size, mtime and ctime of the real file when it was last opened: as long as they stay, so may the pages the kernel keeps.
+    pub pages: Option<(u64, Time, Time)>,
 }
 
 /// What a node is.

@@ -348,7 +348,13 @@ impl<B: Backing> Guard<'_, B> {
                         children: BTreeMap::new(),
                         changed: false,
                     }),
-                    Kind::File => Body::File(FileBody { bytes: Bytes::Lower, open: None, writable: false, handles: 0 }),
+                    Kind::File => Body::File(FileBody {
+                        bytes: Bytes::Lower,
+                        open: None,
+                        writable: false,
+                        handles: 0,
+                        pages: None,
+                    }),
                     Kind::Link => Body::Link(None),
                     _ => Body::Special,
                 };

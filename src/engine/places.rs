@@ -16,6 +16,24 @@ pub const UNTRACKED: [&str; 5] = ["/proc", "/sys", "/dev", "/run", "/tmp"];
 /// Directories that only the system's own package manager changes, so that the kernel may keep what it was told of them.
 const SETTLED: [&str; 10] = ["/usr", "/etc", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/nix"];
 
+/// Toolchains in the home directory, which only their managers change.
+const SETTLED_IN_HOME: [&str; 14] = [
+    ".rustup/toolchains",
+    ".cargo/bin",
+    ".nvm/versions",
+    ".volta/tools",
+    ".pyenv/versions",
+    ".pyenv/shims",
+    ".rbenv/versions",
+    ".asdf/installs",
+    ".local/share/mise/installs",
+    ".sdkman/candidates",
+    ".local/bin",
+    ".local/lib",
+    ".bun/bin",
+    ".deno/bin",
+];
+
 /// Caches of tools in the home directory: their content is decided by what the tool checks itself (lock files, digests), never by
 /// what lies there.
 const SCRATCH_IN_HOME: [&str; 23] = [
@@ -103,6 +121,9 @@ pub fn zones(task: &Task, scratch: &[PathBuf]) -> Zones {
     let mut zones = Zones::new(Zone::Outside);
     for path in SETTLED {
         zones.set(path.as_bytes(), Zone::Settled);
+    }
+    for path in task.home.iter().flat_map(|home| SETTLED_IN_HOME.map(|name| home.join(name))) {
+        zones.set(path.as_os_str().as_bytes(), Zone::Settled);
     }
     for path in UNTRACKED {
         zones.set(path.as_bytes(), Zone::Scratch);

@@ -41,11 +41,17 @@ impl<B: Backing> View<B> {
         } else {
             guard.open(id)?;
         }
-        let keep = guard.node(id)?.zone.is_lasting();
-        if let Some(file) = guard.node_mut(id)?.file_mut() {
-            file.handles += 1;
+        let lasting = guard.node(id)?.zone.is_lasting();
+        if !lasting {
+            guard.refresh(id)?;
         }
-        Ok(keep)
+        let node = guard.node_mut(id)?;
+        let stamp = node.lower.as_ref().map(|lower| (lower.attr.size, lower.attr.mtime, lower.attr.ctime));
+        let Some(file) = node.file_mut() else { return Err(Status::Stale) };
+        file.handles += 1;
+        let unchanged = file.pages == stamp;
+        file.pages = stamp;
+        Ok(lasting || unchanged)
     }
 
     pub(super) fn release_file(&self, id: NodeId) {

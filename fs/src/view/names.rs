@@ -177,7 +177,7 @@ impl<B: Backing> Guard<'_, B> {
                 let (staged, file) = self.stage()?;
                 let bytes = Bytes::Staged(staged);
                 self.state.idle_files += 1;
-                let file = FileBody { bytes, open: Some(file.into()), writable: true, handles: 0 };
+                let file = FileBody { bytes, open: Some(file.into()), writable: true, handles: 0, pages: None };
                 (Kind::File, mode, 0, Body::File(file))
             }
             Making::Node { kind, mode, rdev } => (kind, mode, rdev, Body::Special),

@@ -542,3 +542,31 @@ fn a_file_moves_where_there_is_room() {
     view.open(CALLER, id, WRITE).unwrap();
     assert_eq!((kernel.get("/x"), memory.staged_count()), (b"xxx".to_vec(), 2));
 }
+
+#[test]
+fn a_name_seen_late_shows_what_was_done_by_another_that_is_gone() {
+    let memory = tree();
+    memory.alias("/x", "/d/y").unwrap();
+    memory.alias("/d/f", "/h").unwrap();
+    let view = task(&memory);
+    let mut kernel = Kernel::new(&view, true);
+    kernel.put("/x", b"new", WRITE);
+    kernel.all(&[remove_file("/x"), Op::Mode { path: "/h".into(), mode: 0o600 }, remove_file("/h")]);
+    assert_eq!(kernel.get("/d/y"), b"new");
+    let (y, f) = (kernel.attr("/d/y").unwrap(), kernel.attr("/d/f").unwrap());
+    assert_eq!((y.nlink, f.nlink, f.mode), (1, 1, 0o600));
+    assert_eq!(changes(&view), ["~/d/f", "~/d/y", "-/h", "-/x"]);
+    kernel.all(&[remove_file("/d/y")]);
+    assert_eq!(memory.staged_count(), 0);
+}
+
+#[test]
+fn what_moves_away_and_back_into_a_directory_made_anew_is_unchanged() {
+    let memory = tree();
+    let view = task(&memory);
+    let mut kernel = Kernel::new(&view, true);
+    kernel.all(&[rename("/d/e", "/e", RenameMode::Replace), remove_file("/d/f"), remove_dir("/d"), make_dir("/d")]);
+    kernel.all(&[rename("/e", "/d/e", RenameMode::Replace)]);
+    assert_eq!(kernel.get("/d/e/g"), b"gg");
+    assert_eq!(changes(&view), ["~/d", "-/d/f"]);
+}
