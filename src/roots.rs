@@ -83,6 +83,13 @@ impl Roots {
         &self.workspace[..self.ends[(self.ends.len() - 1).saturating_sub(level)]]
     }
 
+    /// Whether a path is the workspace, the home, or a directory above one of them.
+    pub fn is_on_the_way(&self, path: &[u8]) -> bool {
+        let path = normal(path);
+        let leads = |to: &[u8]| below(to, &path).is_some();
+        leads(&self.workspace) || self.home.as_deref().is_some_and(leads)
+    }
+
     /// The symbolic path of every observed absolute path of one run, in the same order, and whether the record must be bound.
     /// It needs all of them at once: what else was looked for decides what a path meant.
     pub fn classify(&self, paths: &[&[u8]]) -> (Vec<TreePath>, Bound) {

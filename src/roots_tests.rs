@@ -179,13 +179,14 @@ fn extra(roots: &Roots, depth: u16, trace: &Trace) -> Vec<String> {
 
 #[test]
 fn a_deeper_workspace_asks_more() {
-    use Observation::{Absent, Dir};
+    use Observation::Absent;
+    const DIR: Observation = Observation::Dir { mode: 0o755 };
     let deep = roots("/a/b/c/d", "");
     let walk = trace(&[
-        (Root::Workspace, "node_modules", Dir),
+        (Root::Workspace, "node_modules", DIR),
         (Root::Above(1), "node_modules", Absent),
         (Root::System, "node_modules", Absent),
-        (Root::System, "usr", Dir),
+        (Root::System, "usr", DIR),
         (Root::System, "usr/no", Absent),
     ]);
     assert_eq!(extra(&deep, 2, &walk), ["/a/b/node_modules", "/a/node_modules"]);
@@ -194,12 +195,12 @@ fn a_deeper_workspace_asks_more() {
     assert!(extra(&deep, 6, &walk).is_empty());
 
     // Found in `/` after it was absent everywhere below.
-    let found = trace(&[(Root::Above(1), ".rc/x", Absent), (Root::System, ".rc/x", Dir), (Root::System, ".rc", Dir)]);
+    let found = trace(&[(Root::Above(1), ".rc/x", Absent), (Root::System, ".rc/x", DIR), (Root::System, ".rc", DIR)]);
     assert_eq!(extra(&deep, 2, &found), ["/a/b/.rc/x", "/a/.rc/x"]);
     // A workspace directly below `/` has no ancestors to tell of.
     let shallow = trace(&[(Root::Workspace, "n", Absent), (Root::System, "n", Absent), (Root::System, "m", Absent)]);
     assert_eq!(extra(&deep, 1, &shallow), ["/a/b/c/n", "/a/b/n", "/a/n"]);
     // Nothing went up.
-    let plain = trace(&[(Root::Above(1), "", Dir), (Root::System, "n", Absent), (Root::Workspace, "m", Absent)]);
+    let plain = trace(&[(Root::Above(1), "", DIR), (Root::System, "n", Absent), (Root::Workspace, "m", Absent)]);
     assert!(extra(&deep, 2, &plain).is_empty());
 }

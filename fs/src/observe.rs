@@ -83,11 +83,11 @@ impl Recorder {
     }
 }
 
-/// Whether two answers about one path tell the same. Directories reveal nothing but that they are there.
+/// Whether two answers about one path tell the same. Directories reveal their mode and that they are there.
 pub fn same(before: Option<&Attr>, after: Option<&Attr>) -> bool {
     match (before, after) {
         (None, None) => true,
-        (Some(before), Some(after)) if before.kind == Kind::Dir => after.kind == Kind::Dir,
+        (Some(before), Some(after)) if before.kind == Kind::Dir => (after.kind, after.mode) == (Kind::Dir, before.mode),
         (Some(before), Some(after)) => {
             let stamp = |attr: &Attr| (attr.kind, attr.dev, attr.ino, attr.size, attr.mode, attr.mtime, attr.ctime);
             stamp(before) == stamp(after)

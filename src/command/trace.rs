@@ -87,8 +87,8 @@ fn by_prefix(store: &Store, prefix: &str) -> anyhow::Result<RecordId> {
 fn fact(observation: &Observation) -> (&'static str, Option<String>) {
     match observation {
         Observation::Absent => ("absent", None),
-        Observation::Dir => ("dir", None),
-        Observation::Listing { digest } => ("listing", Some(digest.to_string())),
+        Observation::Dir { .. } => ("dir", None),
+        Observation::Listing { digest, .. } => ("listing", Some(digest.to_string())),
         Observation::File { digest, .. } => ("file", Some(digest.to_string())),
         Observation::Link { .. } => ("link", None),
         // Of a file that cannot be read, or a device, only that it is there is known.
@@ -191,9 +191,9 @@ mod tests {
         let digest = Digest::of(b"x");
         let facts = [
             (Root::Workspace, b"src/a.c".as_slice(), Observation::File { digest, mode: 0o644 }),
-            (Root::Workspace, b"", Observation::Listing { digest }),
+            (Root::Workspace, b"", Observation::Listing { digest, mode: 0o755 }),
             (Root::Home, b".rc", Observation::Absent),
-            (Root::System, b"usr", Observation::Dir),
+            (Root::System, b"usr", Observation::Dir { mode: 0o755 }),
             (Root::System, b"bin", Observation::Link { target: b"usr/bin".to_vec() }),
             (Root::System, b"secret", Observation::Opaque { kind: OpaqueKind::Unreadable, mode: 0 }),
         ];

@@ -27,7 +27,7 @@ use super::Engine;
 use super::own::Standing;
 use super::places::is_tracked;
 use super::publish::{Bytes, Deed};
-use super::tree::{Tree, digest_of_names, hash, list, os};
+use super::tree::{Tree, digest_of_names, dir_mode, hash, list, os};
 use crate::config::matches_glob;
 use crate::roots::Bound;
 
@@ -380,7 +380,8 @@ impl Capture<'_, '_> {
             if now != seen && !self.is_twin_listing(path, &now, &seen)? {
                 return Ok(None);
             }
-            return Ok(Some(Seen { fact: Observation::Listing { digest: digest_of_names(seen) }, own }));
+            let mode = attr.map_or(0, |attr| dir_mode(path, &attr, &self.engine.task.roots));
+            return Ok(Some(Seen { fact: Observation::Listing { digest: digest_of_names(seen), mode }, own }));
         }
         let fact = self.tree.fact(path, false, &self.engine.task.roots, |_| false)?;
         Ok(Some(Seen { fact, own }))

@@ -190,6 +190,10 @@ impl Engine<'_> {
             (_, Err(error)) => format!("{shown} cannot be examined: {error}"),
             (Observation::Absent, Ok(_)) => format!("{shown} appeared"),
             (_, Ok(Observation::Absent)) => format!("{shown} is gone"),
+            (Observation::Dir { .. }, Ok(Observation::Dir { .. })) => format!("the mode of {shown} changed"),
+            (Observation::Listing { digest, .. }, Ok(Observation::Listing { digest: now, .. })) if digest == now => {
+                format!("the mode of {shown} changed")
+            }
             (Observation::Listing { .. }, Ok(Observation::Listing { .. })) => format!("the names in {shown} changed"),
             (Observation::File { digest, .. }, Ok(Observation::File { digest: now, .. })) if digest == now => {
                 format!("the mode of {shown} changed")
@@ -214,8 +218,8 @@ fn show(path: &[u8]) -> String {
 pub fn describe(fact: &Observation) -> String {
     match fact {
         Observation::Absent => "absent".to_owned(),
-        Observation::Dir => "directory".to_owned(),
-        Observation::Listing { digest } => format!("names {}", digest.short()),
+        Observation::Dir { mode } => format!("directory mode {mode:04o}"),
+        Observation::Listing { digest, mode } => format!("names {} mode {mode:04o}", digest.short()),
         Observation::File { digest, mode } => format!("file {} mode {mode:04o}", digest.short()),
         Observation::Link { target } => format!("link to {}", show(target).replace('\0', "")),
         Observation::Opaque { kind, .. } => format!("{kind:?}").to_lowercase(),

@@ -87,9 +87,9 @@ impl<'s> Tree<'s> {
             Kind::Dir if listing => {
                 let mut names = list(path)?;
                 names.retain(|(name, _)| !hides(&wink_fs::zone::join(path, name)));
-                Observation::Listing { digest: digest_of_names(names) }
+                Observation::Listing { digest: digest_of_names(names), mode: dir_mode(path, &attr, roots) }
             }
-            Kind::Dir => Observation::Dir,
+            Kind::Dir => Observation::Dir { mode: dir_mode(path, &attr, roots) },
             Kind::File => match self.digest(path, &attr) {
                 Ok(digest) => Observation::File { digest, mode: attr.mode },
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -199,6 +199,11 @@ pub fn list(path: &[u8]) -> io::Result<Vec<(Vec<u8>, Kind)>> {
         names.push((entry.file_name().as_bytes().to_vec(), kind_of(entry.file_type()?)));
     }
     Ok(names)
+}
+
+/// The permission bits of a directory as a fact: of the places on the way to the workspace and the home only the owner's.
+pub fn dir_mode(path: &[u8], attr: &Attr, roots: &Roots) -> u32 {
+    if roots.is_on_the_way(path) { attr.mode & 0o700 } else { attr.mode }
 }
 
 /// The digest of a listing.

@@ -18,11 +18,17 @@ pub enum Observation {
     /// Nothing has that name.
     Absent,
     /// A directory, walked through or asked for its attributes, not listed.
-    Dir,
+    Dir {
+        /// Permission bits (`0o7777`), of the workspace, the home and what is above them the owner's alone: another clone may lie in a
+        /// directory that others may read, or not.
+        mode: u32,
+    },
     /// A directory, and the names and kinds in it.
     Listing {
         /// Digest of the sorted names and kinds.
         digest: Digest,
+        /// Permission bits, as for [`Observation::Dir`].
+        mode: u32,
     },
     /// A regular file.
     File {

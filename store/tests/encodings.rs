@@ -214,8 +214,8 @@ fn digests_are_stable() {
                 seen(Observation::File { digest: Digest::of(b"a"), mode: 0o644 }, false),
             ),
             (path(Root::Workspace, b"src/a.h"), seen(Observation::Absent, true)),
-            (path(Root::Above(2), b""), seen(Observation::Dir, false)),
-            (path(Root::Home, b".config"), seen(Observation::Listing { digest: Digest::of(b"l") }, false)),
+            (path(Root::Above(2), b""), seen(Observation::Dir { mode: 0o700 }, false)),
+            (path(Root::Home, b".config"), seen(Observation::Listing { digest: Digest::of(b"l"), mode: 0o755 }, false)),
             (path(Root::System, b"lib"), seen(Observation::Link { target: b"usr/lib".to_vec() }, false)),
         ]
         .into(),

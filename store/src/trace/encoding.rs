@@ -142,10 +142,14 @@ fn write_seen(out: &mut Writer, seen: &Seen) {
     let own = if seen.own { OWN } else { 0 };
     match &seen.fact {
         Observation::Absent => out.byte(b'a' | own),
-        Observation::Dir => out.byte(b'd' | own),
-        Observation::Listing { digest } => {
+        Observation::Dir { mode } => {
+            out.byte(b'd' | own);
+            out.number(u64::from(*mode));
+        }
+        Observation::Listing { digest, mode } => {
             out.byte(b'e' | own);
             out.digest(digest);
+            out.number(u64::from(*mode));
         }
         Observation::File { digest, mode } => {
             out.byte(b'f' | own);
@@ -173,8 +177,8 @@ fn read_seen(input: &mut Reader<'_>) -> Result<Seen, DecodeError> {
     let tag = input.byte()?;
     let fact = match tag & !OWN {
         b'a' => Observation::Absent,
-        b'd' => Observation::Dir,
-        b'e' => Observation::Listing { digest: input.digest()? },
+        b'd' => Observation::Dir { mode: input.mode()? },
+        b'e' => Observation::Listing { digest: input.digest()?, mode: input.mode()? },
         b'f' => Observation::File { digest: input.digest()?, mode: input.mode()? },
         b'l' => Observation::Link { target: input.string(TARGET_BYTES_MAX)?.to_vec() },
         b'o' => {

@@ -108,8 +108,8 @@ fn fact() -> impl Strategy<Value = Observation> {
     ];
     prop_oneof![
         Just(Observation::Absent),
-        Just(Observation::Dir),
-        digest().prop_map(|digest| Observation::Listing { digest }),
+        (0..=0o7777u32).prop_map(|mode| Observation::Dir { mode }),
+        (digest(), 0..=0o7777u32).prop_map(|(digest, mode)| Observation::Listing { digest, mode }),
         (digest(), mode()).prop_map(|(digest, mode)| Observation::File { digest, mode }),
         vec(any::<u8>(), 0..20).prop_map(|target| Observation::Link { target }),
         (kind, mode()).prop_map(|(kind, mode)| Observation::Opaque { kind, mode }),
