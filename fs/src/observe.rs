@@ -11,7 +11,7 @@ use std::collections::HashMap;
 
 use parking_lot::Mutex;
 
-use crate::attr::{Attr, Kind, SetAttr, Time};
+use crate::attr::{Attr, Kind, SetAttr};
 use crate::backing::{RenameMode, Result, Seek, Space, Want};
 use crate::vfs::{Caller, Entry, Listed, Looked, Names, NodeId, OpenHow, Revealed, Sighting, Vfs};
 
@@ -20,8 +20,6 @@ use crate::vfs::{Caller, Entry, Listed, Looked, Names, NodeId, OpenHow, Revealed
 pub struct Sight {
     /// Attributes; `None`: nothing was there.
     pub attr: Option<Attr>,
-    /// When it was first seen: a file that changed just before may change again within the same tick of its clock.
-    pub at: Time,
     /// Names and kinds, if it was listed.
     pub names: Option<Names>,
     /// A later answer differed: somebody else changed it while the task ran.
@@ -51,7 +49,7 @@ impl Recorder {
                 }
             }
             None => {
-                let sight = Sight { attr: sighting.attr, at: Time::now(), names: None, unsteady: false };
+                let sight = Sight { attr: sighting.attr, names: None, unsteady: false };
                 seen.insert(sighting.path.clone(), sight);
             }
         }
@@ -66,7 +64,7 @@ impl Recorder {
             Some(Sight { names: Some(before), unsteady, .. }) => *unsteady |= *before != names,
             Some(sight) => sight.names = Some(names),
             None => {
-                let sight = Sight { attr: None, at: Time::now(), names: Some(names), unsteady: false };
+                let sight = Sight { attr: None, names: Some(names), unsteady: false };
                 seen.insert(path, sight);
             }
         }

@@ -15,6 +15,7 @@ mod names;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -33,6 +34,9 @@ const MASKED_TIME: Time = Time(1_000_000_000 * 1_000_000_000);
 const MASKED_SIZE: u64 = 4096;
 /// The link count of directories: 1 tells `find` and `fts` not to count subdirectories by it.
 const DIR_LINKS: u32 = 1;
+
+/// How many ticks to wait for a file that somebody keeps writing; then it counts as it is, and as changed at the end.
+const TICKS_MAX: u32 = 3;
 
 /// Who decides whether a caller may do something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +63,8 @@ pub struct Setup {
     pub made_up: Vec<Name>,
     /// Absolute paths outside the workspace whose making is not noted: directories on the way to tool caches.
     pub unnoted: HashSet<Vec<u8>>,
+    /// How long the clock that stamps files of the workspace may stand still.
+    pub clock_tick: Duration,
     /// Who checks permissions.
     pub checks: Checks,
     /// Group numbers that the view shows as the caller's own, since the caller's namespace cannot name them.
@@ -160,7 +166,7 @@ impl<B: Backing> View<B> {
     }
 
     pub(crate) fn note_outside(&self, zone: Zone, path: &[u8]) {
-        if matches!(zone, Zone::Outside | Zone::Settled) && !self.setup.unnoted.contains(path) {
+        if matches!(zone, Zone::Outside | Zone::Settled) {
             let mut notes = self.notes.lock();
             match &mut notes.outside {
                 Some((_, count)) => *count += 1,
@@ -218,6 +224,7 @@ impl<B: Backing> Guard<'_, B> {
         }
         match self.view.backing.attr(&handle, name) {
             Ok(attr) => {
+                let attr = self.at_rest(zone, &handle, name, attr)?;
                 let sighting = Sighting { path: path.clone(), attr: Some(attr) };
                 let id = self.load(parent, name, &handle, path, zone, attr)?;
                 Ok((Some(id), zone.is_observed().then_some(sighting)))
@@ -228,6 +235,25 @@ impl<B: Backing> Guard<'_, B> {
             }
             Err(status) => Err(status),
         }
+    }
+
+    /// Waits until a file that has changed just now can no longer change unseen: file systems stamp files with the time of the last
+    /// tick of a clock, so a second change within the same tick would leave the same stamp.
+    fn at_rest(&self, zone: Zone, handle: &B::Dir, name: &Name, mut attr: Attr) -> Result<Attr> {
+        let tick = self.view.setup.clock_tick;
+        if tick.is_zero() || zone != Zone::Task || attr.kind != Kind::File {
+            return Ok(attr);
+        }
+        for _ in 0..TICKS_MAX {
+            let age = Time::now().0.saturating_sub(attr.ctime.0);
+            match u64::try_from(age).map(Duration::from_nanos) {
+                Ok(age) if age < tick => std::thread::sleep(tick - age),
+                // At rest, or stamped by a clock that is ahead of ours.
+                _ => return Ok(attr),
+            }
+            attr = self.view.backing.attr(handle, name)?;
+        }
+        Ok(attr)
     }
 
     /// Outside the workspace others may change the tree while the task runs: such a node is looked at again whenever the

@@ -76,7 +76,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<i32> {
         Ok(store) => store,
         Err(error) => return natively(&asked, &task, crate::explain(&error)),
     };
-    if let Some(notice) = store.notice() {
+    if let Some(notice) = store.notice().filter(|_| !asked.args.quiet) {
         crate::complain(&notice);
     }
     match cached(&asked, &task, store) {
@@ -106,14 +106,25 @@ fn prepare(asked: &Asked) -> anyhow::Result<(Task, Config)> {
     let current = std::env::current_dir().context("the current directory cannot be read; does it still exist?")?;
     let cwd = args.cwd.as_ref().map_or_else(|| current.clone(), |dir| current.join(dir));
     let cwd = cwd.canonicalize().with_context(|| format!("cannot enter {}", cwd.display()))?;
-    let home = std::env::home_dir().and_then(|home| home.canonicalize().ok());
+    // A home of `/` (some containers) would name everything.
+    let home = std::env::home_dir().and_then(|home| home.canonicalize().ok()).filter(|home| home.parent().is_some());
     let workspace = workspace::find(&cwd, home.as_deref())?.root;
     let config = Config::load(&workspace, std::env::vars_os())?;
-    config.notices.iter().for_each(|notice| crate::complain(notice));
+    if !args.quiet {
+        config.notices.iter().for_each(|notice| crate::complain(notice));
+    }
     let argv = args.command.clone();
     let words: Vec<&[u8]> = argv.iter().map(|word| word.as_encoded_bytes()).collect();
     let mut settings = config.for_task(&words);
     args.apply(&mut settings);
+    if let Some(canonical) = &settings.canonical_root {
+        let possible = canonical.components().count() == 2 || canonical.is_dir();
+        anyhow::ensure!(
+            possible,
+            "canonical_root {} can only be directly below / or an existing directory",
+            canonical.display()
+        );
+    }
     let roots = Roots::new(&workspace, home.as_deref());
     let stdin = match args.stdin {
         true => {
@@ -167,15 +178,19 @@ fn declared_inputs(workspace: &Path, globs: &[String]) -> anyhow::Result<Vec<(St
     }
     let mut found = Vec::new();
     for entry in ignore::WalkBuilder::new(workspace).standard_filters(false).sort_by_file_name(Ord::cmp).build() {
-        let entry = entry.context("cannot look for the declared inputs")?;
+        // What cannot be looked into is the same for the command; it decides by being so.
+        let Ok(entry) = entry else {
+            found.push(("unreadable".to_owned(), Vec::new()));
+            continue;
+        };
         let relative = entry.path().strip_prefix(workspace).unwrap_or(entry.path()).as_os_str().as_encoded_bytes();
         if entry.file_type().is_some_and(|kind| kind.is_file())
             && globs.iter().any(|glob| crate::config::matches_glob(glob, relative))
         {
-            let mut file =
-                std::fs::File::open(entry.path()).with_context(|| format!("cannot read {}", entry.path().display()))?;
-            let digest = crate::engine::tree::hash(&mut file, &[])?.digest;
-            found.push((String::from_utf8_lossy(relative).into_owned(), digest.0.to_vec()));
+            let hashed =
+                std::fs::File::open(entry.path()).and_then(|mut file| crate::engine::tree::hash(&mut file, &[]));
+            let digest = hashed.map_or_else(|_| Vec::new(), |hashed| hashed.digest.0.to_vec());
+            found.push((String::from_utf8_lossy(relative).into_owned(), digest));
         }
     }
     Ok(found)
@@ -208,10 +223,7 @@ pub struct Missed {
 fn cached(asked: &Asked, task: &Task, store: Store) -> anyhow::Result<i32> {
     let engine = Engine { store: &store, task };
     let mut tree = Tree::new(&store);
-    let standing = match task.settings.own {
-        Own::Observe => Standing::default(),
-        Own::Carry | Own::Hide => standing(&left(&store, &task.keys.own)?, engine.workspace(), &mut tree)?,
-    };
+    let standing = own_outputs(&engine, &mut tree)?;
     let mut found = match (asked.args.force, asked.args.policy().local.read) {
         (true, _) => Found::not_asked("--force"),
         (_, false) => Found::not_asked("the cache is not read"),
@@ -240,7 +252,17 @@ fn cached(asked: &Asked, task: &Task, store: Store) -> anyhow::Result<i32> {
                 }
                 let captured = store.captured(&head.id)?;
                 let newest = tree.newest(|path| !standing.contains(path)).unwrap_or_default();
-                report.restored_as = engine.restore(&plan, newest)?;
+                report.restored_as = match engine.restore(&plan, newest) {
+                    Ok(restored_as) => restored_as,
+                    // What is half restored is hidden from the command: it runs as from clean.
+                    Err(error) => {
+                        tree.start_over();
+                        let found = Found::not_asked(&format!("the outputs could not be restored: {error:#}"));
+                        let standing = own_outputs(&engine, &mut tree)?;
+                        drop(tree);
+                        return missed(asked, task, store, Missed { found, standing, lookup_ms });
+                    }
+                };
                 report.restore_ms = asked.elapsed_ms() - lookup_ms;
                 replay(&captured);
                 // What is remembered for the next run is no reason to spoil this one.
@@ -269,15 +291,26 @@ fn cached(asked: &Asked, task: &Task, store: Store) -> anyhow::Result<i32> {
         };
         return Ok(asked.deliver(report));
     }
+    tree.save();
+    drop(tree);
+    self::missed(asked, task, store, missed)
+}
+
+fn own_outputs(engine: &Engine<'_>, tree: &mut Tree<'_>) -> anyhow::Result<Standing> {
+    Ok(match engine.task.settings.own {
+        Own::Observe => Standing::default(),
+        Own::Carry | Own::Hide => standing(&left(engine.store, &engine.task.keys.own)?, engine.workspace(), tree)?,
+    })
+}
+
+/// Runs the command in the engine process.
+fn missed(asked: &Asked, task: &Task, store: Store, missed: Missed) -> anyhow::Result<i32> {
     if identity::is_read_only(&task.workspace) {
         // In a view the command could write, and what it wrote would be lost.
-        drop(tree);
         drop(store);
         return natively(asked, task, "the workspace is read-only".to_owned());
     }
     let dir: PathBuf = store.dir().to_owned();
-    tree.save();
-    drop(tree);
     // A database connection must not cross a fork: the engine opens its own.
     drop(store);
     let code = front::split(|announcer| miss::engine(asked, task, &dir, missed, announcer))?;

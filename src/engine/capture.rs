@@ -98,6 +98,8 @@ struct Capture<'a, 's> {
     entries: BTreeMap<Vec<u8>, (Entry, Time)>,
     /// Absolute paths of outputs and what is there after the run.
     left: HashMap<Vec<u8>, Output>,
+    /// Directories that the command moved: what is in them went with them, looked at or not.
+    moved: HashSet<Vec<u8>>,
     /// Staged files that are blobs by now: a file with several names is met once for each.
     adopted: HashMap<StagedId, (Digest, u64)>,
 }
@@ -109,6 +111,7 @@ impl<'s> Engine<'s> {
     pub fn capture(&self, run: Yield<'_>, tree: &mut Tree<'s>) -> Harvest {
         tree.start_over();
         let mut capture = Capture {
+            moved: run.delta.moved.iter().map(|dir| dir.path.clone()).collect(),
             engine: self,
             run,
             tree,
@@ -161,12 +164,20 @@ impl Capture<'_, '_> {
         let Some(relative) = self.relative(&path).map(<[u8]>::to_vec) else { return Ok(()) };
         let own = self.is_shown(&relative);
         let modified = before.is_some() && !own;
+        let parent = path.iter().rposition(|byte| *byte == b'/').map(|slash| &path[..slash]);
+        let moved = parent.is_some_and(|parent| self.moved.contains(parent));
+        let was_seen = moved || self.run.sights.contains_key(&path);
         if modified {
             // Whatever stood there and was not ours is an input: a hit may only ever replace exactly that.
             self.ensure_seen(&path)?;
         }
         let (output, mtime) = match change {
             Change::Special { .. } => return Ok(()),
+            Change::Removed if modified && !was_seen => {
+                // Somebody put it there while the command ran: it stays.
+                self.out.doubts.push(format!("{} changed while the command ran", self.shown(&path)));
+                return Ok(());
+            }
             Change::Removed => {
                 self.out.deeds.push(Deed::Remove { path: relative.clone(), dir: before == Some(Kind::Dir) });
                 if !modified {
@@ -303,7 +314,7 @@ impl Capture<'_, '_> {
     fn ensure_seen(&mut self, path: &[u8]) -> io::Result<()> {
         if !self.run.sights.contains_key(path) {
             let attr = self.tree.attr(path)?;
-            self.run.sights.insert(path.to_vec(), Sight { attr, at: Time::now(), names: None, unsteady: false });
+            self.run.sights.insert(path.to_vec(), Sight { attr, names: None, unsteady: false });
         }
         Ok(())
     }
@@ -372,7 +383,10 @@ impl Capture<'_, '_> {
             return Ok(Some(Seen { fact: Observation::Absent, own }));
         }
         if let (Some(names), Some(Kind::Dir)) = (&sight.names, attr.map(|attr| attr.kind)) {
-            let is_own = |name: &[u8]| self.is_shown_path(&join(path, name));
+            let is_own = |name: &[u8]| {
+                let path = join(path, name);
+                self.is_shown_path(&path) || self.engine.is_ignored(&path)
+            };
             let seen: Vec<(Vec<u8>, Kind)> = names.iter().filter(|(name, _)| !is_own(name)).cloned().collect();
             let mut now = list(path)?;
             now.retain(|(name, _)| !is_own(name) && !self.run.hidden.contains(&join(path, name)));

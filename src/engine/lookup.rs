@@ -14,7 +14,7 @@ use wink_store::{Root, TreePath};
 use super::Engine;
 use super::own::Standing;
 use super::tree::{Tree, look};
-use crate::config::Own;
+use crate::config::{Own, matches_glob};
 use crate::key::KeyParts;
 use crate::report::Difference;
 
@@ -106,6 +106,13 @@ impl Engine<'_> {
         self.store.remember_key(self.workspace(), &self.task.keys.task, &parts)
     }
 
+    /// Whether the configuration takes an absolute path out of what is seen and recorded.
+    pub fn is_ignored(&self, path: &[u8]) -> bool {
+        let ignore = &self.task.settings.ignore;
+        let below = || path.strip_prefix(self.workspace())?.strip_prefix(b"/");
+        !ignore.is_empty() && below().is_some_and(|path| ignore.iter().any(|glob| matches_glob(glob, path)))
+    }
+
     /// The workspace's absolute path as bytes.
     pub fn workspace(&self) -> &[u8] {
         self.task.workspace.as_os_str().as_encoded_bytes()
@@ -171,7 +178,8 @@ impl Engine<'_> {
         standing: &Standing,
     ) -> io::Result<Observation> {
         let absolute = slashed(self.task.roots.absolute(path));
-        let hidden = |path: &[u8]| self.task.settings.own != Own::Observe && standing.contains(path);
+        let hidden =
+            |path: &[u8]| (self.task.settings.own != Own::Observe && standing.contains(path)) || self.is_ignored(path);
         if path.root() == Root::Workspace && hidden(&absolute) {
             return Ok(Observation::Absent);
         }

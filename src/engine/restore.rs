@@ -134,11 +134,12 @@ impl Engine<'_> {
         let entries = &plan.manifest.entries;
         let (dirs, files): (Vec<usize>, Vec<usize>) =
             plan.place.iter().copied().partition(|index| matches!(entries[*index].output, Output::Dir { .. }));
-        for index in dirs {
-            if let Output::Dir { mode } = entries[index].output {
-                let path = &entries[index].path;
+        // A directory without write permission gets its mode once it is filled.
+        for index in &dirs {
+            if let Output::Dir { mode } = entries[*index].output {
+                let path = &entries[*index].path;
                 placer
-                    .make_dir(path, mode)
+                    .make_dir(path, mode | 0o700)
                     .with_context(|| format!("cannot make the directory {}", os(path).display()))?;
             }
         }
@@ -149,6 +150,14 @@ impl Engine<'_> {
             self.place(&placer, entry, mtime).with_context(|| format!("cannot write {}", os(&entry.path).display()))
         };
         let placed = in_parallel(&files, &place)?;
+        for index in dirs.iter().rev() {
+            if let Output::Dir { mode } = entries[*index].output.clone()
+                && mode & 0o700 != 0o700
+            {
+                let path = &entries[*index].path;
+                placer.set_mode(path, mode).with_context(|| format!("cannot write {}", os(path).display()))?;
+            }
+        }
         Ok(match placed {
             (0, 0) => RestoredAs::None,
             (_, 0) => RestoredAs::Reflinks,

@@ -32,6 +32,8 @@ use crate::config::Scope;
 const MOUNT_TIMEOUT: Duration = Duration::from_secs(20);
 /// Threads that answer requests: a second one, so that a long copy does not hold up everything else.
 const THREADS: usize = 2;
+/// Kernels before 6.13 stamp files by a clock that ticks every 1 to 10 ms (`CONFIG_HZ`); doubled to be safe.
+const CLOCK_TICK: Duration = Duration::from_millis(20);
 /// Descriptors left for everything but files of the view.
 const DESCRIPTORS_SPARED: u64 = 256;
 
@@ -83,7 +85,9 @@ impl Engine<'_> {
             Scope::System => (PathBuf::from("/"), zones(self.task, &scratch), self.system_scope(&scratch)),
             Scope::Workspace => {
                 let mut zones = Zones::new(Zone::Task);
-                zones.set(self.workspace(), Zone::Task);
+                for path in scratch.iter().filter(|path| path.starts_with(&self.task.workspace)) {
+                    zones.set(path.as_os_str().as_bytes(), Zone::Scratch);
+                }
                 let scope = enter::Scope::Workspace(self.task.workspace.clone());
                 (self.task.workspace.clone(), zones, scope)
             }
@@ -101,6 +105,7 @@ impl Engine<'_> {
             newer,
             made_up: self.task.canonical_root().and_then(made_up).into_iter().collect(),
             unnoted: unnoted.clone(),
+            clock_tick: CLOCK_TICK,
             checks: if privileged { Checks::Kernel } else { Checks::View },
             shown_as_own_group: if privileged { Vec::new() } else { identity::supplementary_groups() },
             idle_files_max: usize::try_from(descriptors.saturating_sub(DESCRIPTORS_SPARED) / 2).unwrap_or(0),

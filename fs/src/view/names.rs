@@ -223,6 +223,7 @@ impl<B: Backing> Guard<'_, B> {
     fn make_through(&mut self, caller: Caller, parent: NodeId, name: &Name, making: Making<'_>) -> Result<NodeId> {
         let backing = &self.view.backing;
         let handle = self.dir(parent)?.handle.clone().ok_or(Status::Stale)?;
+        let is_dir = matches!(making, Making::Dir { .. });
         let mut made = None;
         match making {
             Making::Dir { mode } => backing.make_dir(&handle, name, mode)?,
@@ -238,7 +239,9 @@ impl<B: Backing> Guard<'_, B> {
             backing.set_attr(&handle, name, &owner)?;
         }
         let (zone, path) = self.place(parent, name)?;
-        self.view.note_outside(zone, &path);
+        if !(is_dir && self.view.setup.unnoted.contains(&path)) {
+            self.view.note_outside(zone, &path);
+        }
         let (id, _) = self.child(parent, name)?;
         let id = id.ok_or(Status::NotFound)?;
         if let Some(open) = made

@@ -43,6 +43,7 @@ pub fn setup_of(zone: Zone, hidden: &BTreeSet<String>, idle: usize) -> Setup {
         newer: HashMap::new(),
         made_up: Vec::new(),
         unnoted: HashSet::new(),
+        clock_tick: std::time::Duration::ZERO,
         checks: Checks::Kernel,
         shown_as_own_group: Vec::new(),
         idle_files_max: idle,

@@ -92,7 +92,7 @@ impl Stage {
                 "the server of the view ended; its own message says why"
             }
             (Stage::Chdir, _) => "start in a directory that exists and may be entered",
-            _ => "run `wink doctor` for what this machine allows",
+            _ => "docs/TROUBLESHOOTING.md says what a view needs of a machine",
         }
     }
 }

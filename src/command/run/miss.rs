@@ -47,7 +47,8 @@ pub fn engine(asked: &Asked, task: &Task, store: &Path, missed: Missed, announce
             Err(Trouble::AfterTheCommand { error, code }) => {
                 let report = Report {
                     reason: Some(crate::explain(&error)),
-                    exit_code: code,
+                    // What it left may be lost: that is no success.
+                    exit_code: if code == 0 { crate::cli::EXIT_OWN_FAILURE } else { code },
                     task_key: Some(task.keys.task.0.to_string()),
                     ..Report::default()
                 };
