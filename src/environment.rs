@@ -121,7 +121,8 @@ pub fn divide(variables: impl IntoIterator<Item = (OsString, OsString)>, setting
         }
         out.task.push((name, value));
     }
-    out.key.sort();
+    // By name alone: of two of one name a shell takes the last, so their order counts.
+    out.key.sort_by(|(one, _), (other, _)| one.cmp(other));
     out
 }
 

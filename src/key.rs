@@ -111,7 +111,7 @@ impl Keys {
         hash.item("cwd", input.cwd);
 
         let mut variables: Vec<&(OsString, OsString)> = input.environment.iter().collect();
-        variables.sort();
+        variables.sort_by(|one, other| one.0.cmp(&other.0));
         let mut environment = BTreeMap::new();
         hash.number("environment", variables.len() as u64);
         for (name, value) in variables {

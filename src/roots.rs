@@ -235,6 +235,28 @@ impl Roots {
         if recorded_depth == 0 || self.depth() <= recorded_depth {
             return Extra::default();
         }
+        let mut absent: Vec<Vec<u8>> = Vec::new();
+        // A walk that stops at the home, or anywhere below `/`: a name that was looked for in the workspace or beside it and in a
+        // directory above, and found in none of them, is looked for everywhere in between here.
+        let mut highest: std::collections::BTreeMap<&[u8], (u16, bool)> = std::collections::BTreeMap::new();
+        for (path, seen) in &trace.seen {
+            let level = match path.root() {
+                Root::Workspace => 0,
+                Root::Above(level) => level,
+                Root::Home | Root::System => continue,
+            };
+            let name = path.relative();
+            if !name.is_empty() && !name.contains(&b'/') {
+                let known = highest.entry(name).or_insert((level, true));
+                *known = (known.0.max(level), known.1 && seen.fact == Observation::Absent);
+            }
+        }
+        for (name, (level, all_absent)) in highest {
+            let walked = level > 0 && all_absent;
+            for above in (usize::from(level) + 1..usize::from(self.depth())).filter(|_| walked) {
+                absent.push([self.ancestor(above), b"/", name].concat());
+            }
+        }
         let top = if recorded_depth == 1 { Root::Workspace } else { Root::Above(recorded_depth - 1) };
         let absent_at_top = |name: &[u8]| {
             let path = TreePath::new(top, name).ok();
@@ -251,9 +273,11 @@ impl Roots {
             }
         }
         let between = usize::from(recorded_depth)..usize::from(self.depth());
-        let absent = between
-            .flat_map(|level| names.iter().map(move |name| [self.ancestor(level), b"/", name].concat()))
-            .collect();
+        absent.extend(
+            between.flat_map(|level| names.iter().map(move |name| [self.ancestor(level), b"/", name].concat())),
+        );
+        absent.sort();
+        absent.dedup();
         Extra { absent }
     }
 }

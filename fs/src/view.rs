@@ -12,7 +12,7 @@ mod attrs;
 mod files;
 mod names;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -47,6 +47,16 @@ pub enum Checks {
     View,
 }
 
+/// When a task is shown outputs of an earlier run: everything that is not known to be as that run saw it looks at least as new as this
+/// run, so that programs that decide by times cannot take an old output for a new one.
+#[derive(Clone, Debug, Default)]
+pub struct Newer {
+    /// The least modification time.
+    pub least: Time,
+    /// Absolute paths that keep their own time: the outputs themselves, and inputs that have not changed.
+    pub but: HashSet<Vec<u8>>,
+}
+
 /// How a view is set up.
 #[derive(Debug)]
 pub struct Setup {
@@ -56,9 +66,8 @@ pub struct Setup {
     pub zones: Zones,
     /// Absolute paths that the task does not see: own outputs of earlier runs.
     pub hidden: HashSet<Vec<u8>>,
-    /// Inputs that changed since the outputs shown to the task were made, and the least modification time they show, so that programs
-    /// that decide by times cannot take an old output for a new one.
-    pub newer: HashMap<Vec<u8>, Time>,
+    /// What must look new; `None` if the task is shown no outputs of an earlier run.
+    pub newer: Option<Newer>,
     /// Empty directories that exist only in the view, by name, in the top: mount points.
     pub made_up: Vec<Name>,
     /// Absolute paths outside the workspace whose making is not noted: directories on the way to tool caches.

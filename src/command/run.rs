@@ -69,6 +69,13 @@ pub fn run(args: RunArgs) -> anyhow::Result<i32> {
             if inside { "inside another task, which sees and records all of it" } else { "the cache is switched off" };
         return natively(&asked, &task, reason.to_owned());
     }
+    if let Some(handed) = identity::handed_descriptor(&task.workspace, &task.argv) {
+        return natively(
+            &asked,
+            &task,
+            format!("{handed} was handed to the command, and nobody sees what comes and goes there"),
+        );
+    }
     if task.workspace.parent().is_none() {
         return natively(&asked, &task, "the workspace is the whole file system; run it in a project".to_owned());
     }
@@ -138,6 +145,13 @@ fn prepare(asked: &Asked) -> anyhow::Result<(Task, Config)> {
     let mut extras = declared_inputs(&workspace, &settings.input)?;
     if settings.scope == crate::config::Scope::Workspace {
         extras.extend(executable(&argv, &cwd));
+    }
+    // A shell takes the way it came by from PWD and hands it on: unless it is the plain one, it decides.
+    if let Some(way) = std::env::var_os("PWD")
+        .map(PathBuf::from)
+        .filter(|way| *way != cwd && way.canonicalize().is_ok_and(|real| real == cwd))
+    {
+        extras.push(("PWD".to_owned(), roots.substitute(way.as_os_str().as_encoded_bytes())));
     }
     // What these take out of the trace or the outputs makes another record.
     for (name, list) in [("ignore", &settings.ignore), ("scratch", &settings.scratch), ("output", &settings.output)] {
@@ -274,6 +288,10 @@ fn cached(asked: &Asked, task: &Task, store: Store) -> anyhow::Result<i32> {
             Err(NoPlan::Damage(error)) => {
                 store.drop_record(&head.id)?;
                 found.reason = format!("a damaged record was dropped: {error}");
+                found.difference = None;
+            }
+            Err(NoPlan::OtherLinks(path)) => {
+                found.reason = format!("{path} has got other names (hard links)");
                 found.difference = None;
             }
             Err(NoPlan::Failed(error)) => return Err(error),

@@ -16,6 +16,8 @@ use wink_fs::vfs::Revealed;
 use wink_fs::view::Notes;
 use wink_fs::zone::{Zones, join};
 use wink_platform::unix::backing::RealBacking;
+use wink_platform::unix::identity;
+use wink_platform::unix::place::SET_ASIDE;
 use wink_platform::unix::real_file::RealFile;
 use wink_store::Digest;
 use wink_store::TreePath;
@@ -167,15 +169,30 @@ impl Capture<'_, '_> {
         let parent = path.iter().rposition(|byte| *byte == b'/').map(|slash| &path[..slash]);
         let moved = parent.is_some_and(|parent| self.moved.contains(parent));
         let was_seen = moved || self.run.sights.contains_key(&path);
+        let theirs = self.is_edited(&path)?;
+        if theirs && !matches!(change, Change::Removed) {
+            self.set_aside(&path, &relative)?;
+        }
+        self.check_owner(&path, &change, before)?;
         if modified {
             // Whatever stood there and was not ours is an input: a hit may only ever replace exactly that.
             self.ensure_seen(&path)?;
         }
         let (output, mtime) = match change {
-            Change::Special { .. } => return Ok(()),
-            Change::Removed if modified && !was_seen => {
-                // Somebody put it there while the command ran: it stays.
-                self.out.doubts.push(format!("{} changed while the command ran", self.shown(&path)));
+            Change::Special { kind } => {
+                // A socket is of no use once its process has gone; a pipe is, and a hit could not bring it.
+                if kind != Kind::Socket {
+                    self.out
+                        .doubts
+                        .push(format!("the command left {}, which is no file and is not kept", self.shown(&path)));
+                }
+                return Ok(());
+            }
+            Change::Removed if modified && (!was_seen || theirs) => {
+                // Somebody put it there, or changed it, while the command ran: it stays.
+                self.out
+                    .doubts
+                    .push(format!("{} changed while the command ran, and was not removed", self.shown(&path)));
                 return Ok(());
             }
             Change::Removed => {
@@ -194,7 +211,7 @@ impl Capture<'_, '_> {
                 self.out.deeds.push(Deed::Link { path: relative.clone(), target: target.clone(), mtime: attr.mtime });
                 (Output::Link { target }, attr.mtime)
             }
-            Change::File { source, attr } => match self.file(&path, &relative, source, &attr)? {
+            Change::File { source, attr } => match self.file(&path, &relative, source, &attr, before.is_some())? {
                 Some(output) => (output, attr.mtime),
                 None => return Ok(()),
             },
@@ -207,13 +224,67 @@ impl Capture<'_, '_> {
     }
 
     /// Stores a changed file. `None` if nothing but its times changed.
-    fn file(&mut self, path: &[u8], relative: &[u8], source: Source, attr: &Attr) -> anyhow::Result<Option<Output>> {
-        let beneath =
-            self.tree.attr(path)?.filter(|beneath| beneath.kind == Kind::File && !self.run.hidden.contains(path));
+    /// Whether somebody else saved a file in this place while the command ran, and its bytes are nowhere but there.
+    fn is_edited(&mut self, path: &[u8]) -> io::Result<bool> {
+        let Some(sight) = self.run.sights.get(path) else { return Ok(false) };
+        let before = sight.attr;
+        if self.run.hidden.contains(path) {
+            return Ok(false);
+        }
+        let Some(now) = self.tree.attr(path)?.filter(|now| now.kind == Kind::File) else { return Ok(false) };
+        if same(before.as_ref(), Some(&now)) {
+            return Ok(false);
+        }
+        let digest = self.tree.digest(path, &now)?;
+        Ok(!self.engine.store.blob_path(&digest).exists())
+    }
+
+    /// Two wrote one file: what the command wrote takes the place, as the later of the two would natively, and theirs is kept.
+    fn set_aside(&mut self, path: &[u8], relative: &[u8]) -> io::Result<()> {
+        self.out.deeds.push(Deed::SetAside { path: relative.to_vec() });
+        let shown = self.shown(path);
+        self.out.doubts.insert(
+            0,
+            format!(
+                "{shown} was changed by somebody else while the command ran: their file is kept as {shown}{SET_ASIDE}"
+            ),
+        );
+        Ok(())
+    }
+
+    /// Owners are published and not recorded: a result that depends on them is not repeated.
+    fn check_owner(&mut self, path: &[u8], change: &Change, before: Option<Kind>) -> io::Result<()> {
+        let (Change::File { attr, .. } | Change::Dir { attr } | Change::Link { attr, .. }) = change else {
+            return Ok(());
+        };
+        let there = if before.is_some() { self.tree.attr(path)? } else { None };
+        let expected = there.map_or(identity::effective_ids().0, |there| there.uid);
+        if attr.uid != expected {
+            self.out.doubts.push(format!("the command changed the owner of {}", self.shown(path)));
+        }
+        Ok(())
+    }
+
+    /// `stood`: the view found something in this very place.
+    fn file(
+        &mut self,
+        path: &[u8],
+        relative: &[u8],
+        source: Source,
+        attr: &Attr,
+        stood: bool,
+    ) -> anyhow::Result<Option<Output>> {
+        // Only what the view found in this very place: with links on the way the path may lead elsewhere now.
+        let beneath = if stood { self.tree.attr(path)?.filter(|beneath| beneath.kind == Kind::File) } else { None };
         let stored = match &source {
             Source::Staged(staged) => self.adopt_staged(*staged),
             Source::Beneath(from) if from == path && beneath.is_some_and(|beneath| beneath.mode == attr.mode) => {
-                self.out.deeds.push(Deed::Times { path: relative.to_vec(), mtime: attr.mtime });
+                if beneath.is_some_and(|beneath| (beneath.uid, beneath.gid) != (attr.uid, attr.gid)) {
+                    let (path, owner) = (relative.to_vec(), owner(attr));
+                    self.out.deeds.push(Deed::Attributes { path, mode: Some(attr.mode), mtime: attr.mtime, owner });
+                } else {
+                    self.out.deeds.push(Deed::Times { path: relative.to_vec(), mtime: attr.mtime });
+                }
                 return Ok(None);
             }
             Source::Beneath(from) => {
@@ -242,7 +313,8 @@ impl Capture<'_, '_> {
         self.out.deeds.push(match beneath {
             Some(beneath) if same_bytes => {
                 let mode = (beneath.mode != attr.mode).then_some(attr.mode);
-                Deed::Attributes { path: relative.to_vec(), mode, mtime: attr.mtime }
+                let owner = owner(attr).filter(|owner| *owner != (beneath.uid, beneath.gid));
+                Deed::Attributes { path: relative.to_vec(), mode, mtime: attr.mtime, owner }
             }
             _ => {
                 let bytes = Bytes::Blob { digest, size };
@@ -352,7 +424,9 @@ impl Capture<'_, '_> {
         let (classified, bound) = self.engine.task.roots.classify(&paths);
         self.out.bound_workspace |= bound == Bound::Here;
         for (path, (_, seen)) in classified.into_iter().zip(&facts) {
-            if seen.fact == Observation::Absent
+            // A neighbour may have been named by its full path, in some file that the command read: then it is that very file,
+            // also for another clone. Both readings must hold.
+            if !path.relative().is_empty()
                 && let Some(fixed) = self.engine.task.roots.fixed(&path)
             {
                 self.out.trace.seen.insert(fixed, seen.clone());

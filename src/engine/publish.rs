@@ -56,6 +56,13 @@ pub enum Deed {
         mode: Option<u32>,
         /// Modification time.
         mtime: Time,
+        /// Owner and group, if they change.
+        owner: Option<(u32, u32)>,
+    },
+    /// Keep what stands there under another name.
+    SetAside {
+        /// Where.
+        path: Vec<u8>,
     },
     /// Only the time changed.
     Times {
@@ -92,11 +99,26 @@ pub enum Deed {
 }
 
 impl Deed {
-    fn path(&self) -> &[u8] {
+    /// Whether carrying this out and the other leaves the same there.
+    pub fn is_like(&self, other: &Deed) -> bool {
+        match (self, other) {
+            // What is moved or linked away is read again at the end, when other bytes may stand there.
+            (Deed::File { mtime, mode, .. }, Deed::File { mtime: then, mode: was, .. }) => (mtime, mode) == (then, was),
+            (
+                Deed::File { .. } | Deed::Attributes { .. } | Deed::Times { .. },
+                Deed::Attributes { .. } | Deed::Times { .. },
+            ) => true,
+            _ => self == other,
+        }
+    }
+
+    /// Where it is carried out.
+    pub fn path(&self) -> &[u8] {
         match self {
             Deed::File { path, .. }
             | Deed::Attributes { path, .. }
             | Deed::Times { path, .. }
+            | Deed::SetAside { path }
             | Deed::Link { path, .. }
             | Deed::Dir { path, .. }
             | Deed::Remove { path, .. } => path,
@@ -142,7 +164,7 @@ impl Engine<'_> {
             deeds.iter().chain(&leftovers).filter(|deed| matches!(deed, Deed::Remove { .. })).collect();
         // A file that makes way for a directory, or the other way round, must go first; the rest goes last, deepest first.
         removals.sort_by(|one, other| other.path().cmp(one.path()));
-        let replaced: HashSet<&[u8]> = conflicts(deeds, &placer)?;
+        let replaced: HashSet<&[u8]> = conflicts(deeds, &placer);
         let mut failures = Failures::default();
         for deed in removals.iter().filter(|deed| is_within(deed.path(), &replaced)) {
             failures.note(self.deed(&placer, deed));
@@ -184,9 +206,12 @@ impl Engine<'_> {
                 };
                 placer.place_file(path, &source, *mode, *mtime, foreign(*owner)).map(drop)
             }
-            Deed::Attributes { path, mode, mtime } => {
-                mode.map_or(Ok(()), |mode| placer.set_mode(path, mode)).and_then(|()| placer.set_times(path, *mtime))
-            }
+            Deed::Attributes { path, mode, mtime, owner } => owner
+                .filter(|_| own_ids.0 == 0)
+                .map_or(Ok(()), |(uid, gid)| placer.set_owner(path, uid, gid))
+                .and_then(|()| mode.map_or(Ok(()), |mode| placer.set_mode(path, mode)))
+                .and_then(|()| placer.set_times(path, *mtime)),
+            Deed::SetAside { path } => placer.set_aside(path).map(drop),
             Deed::Times { path, mtime } => placer.set_times(path, *mtime),
             Deed::Link { path, target, mtime } => placer.place_link(path, target, *mtime),
             Deed::Dir { path, mode, owner } => match foreign(*owner) {
@@ -219,7 +244,7 @@ impl Failures {
 }
 
 /// Paths at which a directory must make way for something else or the other way round.
-fn conflicts<'d>(deeds: &'d [Deed], placer: &Placer) -> io::Result<HashSet<&'d [u8]>> {
+fn conflicts<'d>(deeds: &'d [Deed], placer: &Placer) -> HashSet<&'d [u8]> {
     let mut conflicts = HashSet::new();
     for deed in deeds {
         let wants_dir = match deed {
@@ -227,11 +252,17 @@ fn conflicts<'d>(deeds: &'d [Deed], placer: &Placer) -> io::Result<HashSet<&'d [
             Deed::File { .. } | Deed::Link { .. } => false,
             _ => continue,
         };
-        if placer.stat(deed.path())?.is_some_and(|attr| (attr.kind == wink_fs::attr::Kind::Dir) != wants_dir) {
+        // Below a link, or below a file: nothing is there, and what is in the way is a conflict of its own.
+        if placer
+            .stat(deed.path())
+            .ok()
+            .flatten()
+            .is_some_and(|attr| (attr.kind == wink_fs::attr::Kind::Dir) != wants_dir)
+        {
             conflicts.insert(deed.path());
         }
     }
-    Ok(conflicts)
+    conflicts
 }
 
 fn is_within(path: &[u8], roots: &HashSet<&[u8]>) -> bool {

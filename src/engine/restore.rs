@@ -12,6 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use anyhow::Context;
 use wink_fs::attr::{Attr, Kind, Time};
 use wink_fs::zone::join;
+use wink_platform::unix::identity;
 use wink_platform::unix::place::{Placed, Placer};
 use wink_store::StoreError;
 use wink_store::{Captured, RecordHead, Stream};
@@ -33,7 +34,9 @@ pub struct Plan {
     times: Vec<u64>,
     /// Entries that must be placed, by index.
     place: Vec<usize>,
-    /// Paths that must go, deepest first, and whether each is a directory.
+    /// Paths at and below which something of another kind is to be placed, deepest first, and whether each is a directory.
+    in_the_way: Vec<(Vec<u8>, bool)>,
+    /// Other paths that must go, likewise.
     remove: Vec<(Vec<u8>, bool)>,
 }
 
@@ -41,6 +44,8 @@ pub struct Plan {
 pub enum NoPlan {
     /// Something stored is damaged: a miss.
     Damage(StoreError),
+    /// A file to be changed has other names.
+    OtherLinks(String),
     /// Something else failed.
     Failed(anyhow::Error),
 }
@@ -62,7 +67,7 @@ impl Engine<'_> {
     pub fn plan_restore(&self, head: &RecordHead, tree: &mut Tree<'_>, standing: &Standing) -> Result<Plan, NoPlan> {
         let manifest = self.store.manifest(&head.manifest)?;
         let times = self.store.times(&head.id)?;
-        let mut plan = Plan { manifest, times, place: Vec::new(), remove: Vec::new() };
+        let mut plan = Plan { manifest, times, place: Vec::new(), in_the_way: Vec::new(), remove: Vec::new() };
         let mut kept = BTreeSet::new();
         for (index, entry) in plan.manifest.entries.iter().enumerate() {
             let absolute = join(self.workspace(), &entry.path);
@@ -78,7 +83,12 @@ impl Engine<'_> {
                 attr.filter(|attr| (attr.kind == Kind::Dir) != matches!(entry.output, Output::Dir { .. }))
             {
                 // The observations hold, so all that is in it is what the recorded run saw and replaced.
-                collect_tree(&absolute, &entry.path, attr.kind, &mut plan.remove)?;
+                collect_tree(&absolute, &entry.path, attr.kind, &mut plan.in_the_way)?;
+            }
+            if entry.modified && attr.is_some_and(|attr| attr.kind == Kind::File && attr.nlink > 1) {
+                // The command would change every name of the file; a file put in place changes one.
+                let path = os(&entry.path).display().to_string();
+                return Err(NoPlan::OtherLinks(path));
             }
             if !stands(entry, &absolute, attr.as_ref(), tree)? {
                 if let Output::File { digest, size, .. } = &entry.output {
@@ -92,8 +102,10 @@ impl Engine<'_> {
                 plan.remove.push((path.clone(), matches!(output, Output::Dir { .. })));
             }
         }
-        plan.remove.sort_by(|one, other| other.cmp(one));
-        plan.remove.dedup();
+        for paths in [&mut plan.in_the_way, &mut plan.remove] {
+            paths.sort_by(|one, other| other.cmp(one));
+            paths.dedup();
+        }
         Ok(plan)
     }
 
@@ -127,10 +139,12 @@ impl Engine<'_> {
         }
         let root = &self.task.workspace;
         let placer = Placer::new(root).with_context(|| format!("cannot open the workspace {}", root.display()))?;
-        for (path, is_dir) in &plan.remove {
+        let remove = |(path, is_dir): &(Vec<u8>, bool)| -> anyhow::Result<()> {
             let removed = if *is_dir { placer.remove_dir(path).map(drop) } else { placer.remove_file(path) };
-            removed.or_else(gone).with_context(|| format!("cannot remove {}", os(path).display()))?;
-        }
+            removed.or_else(gone).with_context(|| format!("cannot remove {}", os(path).display()))
+        };
+        // First only what stands in the way: an input that the command consumed goes when its output is there.
+        plan.in_the_way.iter().try_for_each(remove)?;
         let entries = &plan.manifest.entries;
         let (dirs, files): (Vec<usize>, Vec<usize>) =
             plan.place.iter().copied().partition(|index| matches!(entries[*index].output, Output::Dir { .. }));
@@ -158,6 +172,7 @@ impl Engine<'_> {
                 placer.set_mode(path, mode).with_context(|| format!("cannot write {}", os(path).display()))?;
             }
         }
+        plan.remove.iter().try_for_each(remove)?;
         Ok(match placed {
             (0, 0) => RestoredAs::None,
             (_, 0) => RestoredAs::Reflinks,
@@ -169,7 +184,11 @@ impl Engine<'_> {
         match &entry.output {
             Output::File { digest, size, mode } => {
                 let blob: File = self.store.open_blob_sized(digest, *size)?;
-                Ok(Some(placer.place_file(&entry.path, &blob, *mode, mtime, None)?))
+                // A privileged user's hit must not take somebody's file from them.
+                let own = identity::effective_ids();
+                let there = placer.stat(&entry.path)?.map(|attr| (attr.uid, attr.gid));
+                let owner = there.filter(|there| own.0 == 0 && *there != own);
+                Ok(Some(placer.place_file(&entry.path, &blob, *mode, mtime, owner)?))
             }
             Output::Link { target } => {
                 placer.place_link(&entry.path, target, mtime)?;

@@ -4,7 +4,7 @@
 //! the command has ended the view is asked to write back what programs changed through mapped memory, and whether it is still the
 //! view: if the mount died meanwhile, what was seen is not all that happened.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use wink_fs::attr::Time;
 use wink_fs::name::Name;
 use wink_fs::observe::Observed;
-use wink_fs::view::{Checks, Setup, View};
+use wink_fs::view::{Checks, Newer, Setup, View};
 use wink_fs::zone::{Zone, Zones};
 use wink_platform::unix::backing::RealBacking;
 use wink_platform::unix::enter::{self, Door};
@@ -26,6 +25,7 @@ use wink_store::Staging;
 
 use super::Engine;
 use super::places::{UNTRACKED, on_the_way, scratch, zones};
+use super::publish::Deed;
 use crate::config::Scope;
 
 /// How long the child may take to mount the view; it takes about a millisecond.
@@ -52,6 +52,8 @@ pub struct Ran {
     pub unnoted: HashSet<Vec<u8>>,
     /// Why what was seen may not be all.
     pub doubt: Option<String>,
+    /// What was published when the command ended, kept if processes outlived it.
+    pub published: Vec<Deed>,
     /// Keeps the view served; to be held as long as any process of the task lives.
     pub serving: Option<Serving>,
     /// Holds the staged files.
@@ -68,11 +70,11 @@ pub enum Outcome {
 }
 
 impl Engine<'_> {
-    /// Runs the command in a view that hides `hidden` and makes `newer` look as new as that.
+    /// Runs the command in a view that hides `hidden` and makes all but what `newer` excepts look new.
     pub fn run_in_view(
         &self,
         hidden: HashSet<Vec<u8>>,
-        newer: HashMap<Vec<u8>, Time>,
+        newer: Option<Newer>,
         spawn: Spawn<'_>,
     ) -> anyhow::Result<Outcome> {
         let staging = self.store.staging().context("cannot make a staging directory in the cache")?;
@@ -134,7 +136,16 @@ impl Engine<'_> {
             Err(error) => Some(format!("the view in which the command ran went away: {error}")),
         };
         drop(root);
-        Ok(Outcome::Ran(Box::new(Ran { finished, view, zones, unnoted, doubt, serving: Some(serving), staging })))
+        Ok(Outcome::Ran(Box::new(Ran {
+            finished,
+            view,
+            zones,
+            unnoted,
+            published: Vec::new(),
+            doubt,
+            serving: Some(serving),
+            staging,
+        })))
     }
 
     fn system_scope(&self, scratch: &[PathBuf]) -> enter::Scope {

@@ -32,7 +32,9 @@ impl<B: Backing> Guard<'_, B> {
         if let (Body::Dir(dir), true, true) = (&node.body, node.lower.is_some(), node.zone.is_observed()) {
             // Inside the workspace what the task changes is laid over the mask: not even then do the real times show.
             if node.zone == Zone::Task || !dir.changed {
-                (attr.atime, attr.mtime, attr.ctime) = (MASKED_TIME, MASKED_TIME, MASKED_TIME);
+                let raised = node.lower.as_ref().and_then(|lower| self.raised(node, lower));
+                let time = raised.unwrap_or(MASKED_TIME);
+                (attr.atime, attr.mtime, attr.ctime) = (MASKED_TIME, time, time);
             }
         }
         let bytes_ctime = attr.ctime;
@@ -51,12 +53,16 @@ impl<B: Backing> Guard<'_, B> {
 
     fn lower_attr(&self, node: &Node<B>, lower: &Lower<B>) -> Result<Attr> {
         let mut attr = lower.attr;
-        if node.zone == Zone::Task
-            && let Some(least) = self.view.setup.newer.get(&*lower.path)
-        {
-            attr.mtime = attr.mtime.max(*least);
+        if let Some(least) = self.raised(node, lower) {
+            attr.mtime = attr.mtime.max(least);
         }
         Ok(attr)
+    }
+
+    /// The least modification time that what lies beneath a node shows, if it must look new.
+    fn raised(&self, node: &Node<B>, lower: &Lower<B>) -> Option<Time> {
+        let newer = self.view.setup.newer.as_ref()?;
+        (node.zone.is_observed() && !newer.but.contains(&*lower.path)).then_some(newer.least)
     }
 
     /// Asks the tree beneath for the attributes of what is written through. What was removed meanwhile and is not open keeps its

@@ -285,7 +285,7 @@ fn newer_raises_the_modification_time_and_nothing_else() {
     let memory = tree();
     let least = Time(memory.look("/x").unwrap().mtime.0 + 5);
     let view = with(&memory, |setup| {
-        setup.newer = HashMap::from([(b"/x".to_vec(), least), (b"/d/f".to_vec(), Time(1))]);
+        setup.newer = Some(Newer { least, but: HashSet::from([b"/d/f".to_vec()]) });
     });
     let mut kernel = Kernel::new(&view, true);
     let (real, shown) = (memory.look("/x").unwrap(), kernel.attr("/x").unwrap());

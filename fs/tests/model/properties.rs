@@ -40,7 +40,7 @@ pub fn setup_of(zone: Zone, hidden: &BTreeSet<String>, idle: usize) -> Setup {
         top: b"/".to_vec(),
         zones: Zones::new(zone),
         hidden: hidden.iter().map(|path| path.clone().into_bytes()).collect(),
-        newer: HashMap::new(),
+        newer: None,
         made_up: Vec::new(),
         unnoted: HashSet::new(),
         clock_tick: std::time::Duration::ZERO,

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
 use wink_fs::attr::{Attr, Time};
 
@@ -32,6 +32,9 @@ const TEMPORARY_NAMES_TRIED: u32 = 100;
 
 const PARENT: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+
+/// What is added to the name of somebody's file that would otherwise be overwritten.
+pub const SET_ASIDE: &str = ".wink-saved";
 
 /// How a file got its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,6 +165,26 @@ impl Placer {
     /// Sets the permission bits of a file or directory; a symbolic link has none and is an error.
     pub fn set_mode(&self, rel: &[u8], mode: u32) -> io::Result<()> {
         self.at(rel, |spot| Ok(chmod_at(&spot.parent, &spot.name, mode)?))
+    }
+
+    /// Renames what is at `rel` to the first free name made of its own and [`SET_ASIDE`], and returns that name.
+    pub fn set_aside(&self, rel: &[u8]) -> io::Result<Vec<u8>> {
+        for number in 1..TEMPORARY_NAMES_TRIED {
+            let mut aside = [rel, SET_ASIDE.as_bytes()].concat();
+            if number > 1 {
+                aside.extend_from_slice(number.to_string().as_bytes());
+            }
+            let (_, name) = split(&aside)?;
+            let renamed = self.at(rel, |spot| {
+                let flags = RenameFlags::NOREPLACE;
+                Ok(rustix::fs::renameat_with(&spot.parent, &*spot.name, &spot.parent, &*name, flags)?)
+            });
+            match renamed {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                renamed => return renamed.map(|()| aside),
+            }
+        }
+        Err(io::Error::new(io::ErrorKind::AlreadyExists, "too many files have been set aside"))
     }
 
     /// Sets owner and group of whatever is at `rel`, a link's own.

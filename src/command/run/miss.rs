@@ -8,11 +8,11 @@ use std::path::Path;
 
 use anyhow::Context;
 use wink_fs::attr::Time;
+use wink_fs::view::Newer;
 use wink_fs::zone::join;
 use wink_platform::unix::front::Announcer;
 use wink_platform::unix::task::Spawn;
 use wink_store::Digest;
-use wink_store::Observation;
 use wink_store::Output;
 use wink_store::{Captured, Record, RecordHead, RecordId};
 use wink_store::{Store, StoreError};
@@ -164,6 +164,9 @@ fn after(
     // A run that failed made nothing in their place: what an earlier one left may still be of use to somebody.
     let leftovers = if code == 0 { &hidden } else { &Standing::default() };
     let published = engine.publish(&harvest.deeds, leftovers);
+    if !ran.finished.survivors.is_empty() {
+        ran.published = std::mem::take(&mut harvest.deeds);
+    }
     tree.save();
     drop(tree);
 
@@ -353,29 +356,16 @@ fn previous(engine: &Engine<'_>) -> anyhow::Result<Option<Carried>> {
     Ok((!outputs.is_empty()).then_some(Carried { head, trace, outputs }))
 }
 
-/// Inputs whose content changed since the shown outputs were made: they look as new as this run, so that a program that decides by times
-/// (an edit undone with its old time, a file copied with its time) does not take an old output for a new one.
-fn changed_inputs(
-    engine: &Engine<'_>,
-    shown: &Shown,
-    standing: &Standing,
-    tree: &mut Tree<'_>,
-) -> HashMap<Vec<u8>, Time> {
-    let mut newer = HashMap::new();
-    let Some(carried) = &shown.carried else {
-        return newer;
-    };
-    let now = Time::now();
+/// What must look new to a command that is shown outputs of an earlier run: whatever that run did not see just so.
+fn changed_inputs(engine: &Engine<'_>, shown: &Shown, standing: &Standing, tree: &mut Tree<'_>) -> Option<Newer> {
+    let carried = shown.carried.as_ref()?;
+    let mut but: HashSet<Vec<u8>> = carried.outputs.keys().map(|path| join(engine.workspace(), path)).collect();
     for (path, seen) in &carried.trace.seen {
-        if !matches!(seen.fact, Observation::File { .. } | Observation::Absent) {
-            continue;
-        }
-        let present = engine.present(path, &seen.fact, tree, standing);
-        if present.is_ok_and(|present| matches!(present, Observation::File { .. }) && present != seen.fact) {
-            newer.insert(crate::engine::lookup::slashed(engine.task.roots.absolute(path)), now);
+        if engine.present(path, &seen.fact, tree, standing).is_ok_and(|present| present == seen.fact) {
+            but.insert(crate::engine::lookup::slashed(engine.task.roots.absolute(path)));
         }
     }
-    newer
+    Some(Newer { least: Time::now(), but })
 }
 
 /// Processes outlived the command: the view stays until the last of them has gone, and what they wrote meanwhile is published then.
@@ -388,6 +378,7 @@ fn stay(engine: &Engine<'_>, mut ran: Ran, announcer: Announcer, code: i32) {
         // The kernel drops the mount with its last process.
         let _ = serving.wait();
     }
+    let published = std::mem::take(&mut ran.published);
     let publish = || -> anyhow::Result<()> {
         let _turn = lock(engine.store, engine.workspace())?;
         let view = ran.view.inner();
@@ -404,7 +395,9 @@ fn stay(engine: &Engine<'_>, mut ran: Ran, announcer: Announcer, code: i32) {
             backing: view.backing(),
             live: false,
         };
-        let harvest = engine.capture(run, &mut tree);
+        let mut harvest = engine.capture(run, &mut tree);
+        // What was published when the command ended is the user's by now.
+        harvest.deeds.retain(|deed| !published.iter().any(|done| done.path() == deed.path() && done.is_like(deed)));
         engine.publish(&harvest.deeds, &Standing::default())
     };
     if let Err(error) = publish() {
