@@ -174,7 +174,9 @@ fn trace(facts: &[(Root, &str, Observation)]) -> Trace {
 }
 
 fn extra(roots: &Roots, depth: u16, trace: &Trace) -> Vec<String> {
-    roots.extra_probes(depth, trace).absent.into_iter().map(|path| String::from_utf8(path).unwrap()).collect()
+    let mut absent = roots.extra_probes(depth, trace).absent;
+    absent.sort_by_key(|path| std::cmp::Reverse(path.len()));
+    absent.into_iter().map(|path| String::from_utf8(path).unwrap()).collect()
 }
 
 #[test]
@@ -200,6 +202,11 @@ fn a_deeper_workspace_asks_more() {
     // A workspace directly below `/` has no ancestors to tell of.
     let shallow = trace(&[(Root::Workspace, "n", Absent), (Root::System, "n", Absent), (Root::System, "m", Absent)]);
     assert_eq!(extra(&deep, 1, &shallow), ["/a/b/c/n", "/a/b/n", "/a/n"]);
+    // A walk that stops below `/`, at the home: what was looked for from the workspace up is looked for in between too.
+    let home = trace(&[(Root::Workspace, "rc", Absent), (Root::Above(1), "rc", Absent), (Root::Home, "rc", Absent)]);
+    assert_eq!(extra(&deep, 2, &home), ["/a/b/rc", "/a/rc"]);
+    let stopped = trace(&[(Root::Workspace, "rc", Absent), (Root::Above(1), "rc", DIR)]);
+    assert!(extra(&deep, 2, &stopped).is_empty());
     // Nothing went up.
     let plain = trace(&[(Root::Above(1), "", DIR), (Root::System, "n", Absent), (Root::Workspace, "m", Absent)]);
     assert!(extra(&deep, 2, &plain).is_empty());

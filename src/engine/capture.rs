@@ -179,15 +179,8 @@ impl Capture<'_, '_> {
             self.ensure_seen(&path)?;
         }
         let (output, mtime) = match change {
-            Change::Special { kind } => {
-                // A socket is of no use once its process has gone; a pipe is, and a hit could not bring it.
-                if kind != Kind::Socket {
-                    self.out
-                        .doubts
-                        .push(format!("the command left {}, which is no file and is not kept", self.shown(&path)));
-                }
-                return Ok(());
-            }
+            // Pipes and sockets serve the processes that made them; they are no outputs.
+            Change::Special { .. } => return Ok(()),
             Change::Removed if modified && (!was_seen || theirs) => {
                 // Somebody put it there, or changed it, while the command ran: it stays.
                 self.out

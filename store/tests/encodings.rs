@@ -122,17 +122,23 @@ fn traces_refuse_disorder_and_second_spellings() {
     assert_eq!(Trace::decode(&trace_bytes(b"\x01\x00\x02\x00\x01ba\x00\x01aa")), order, "descending");
     assert_eq!(Trace::decode(&trace_bytes(b"\x01\x00\x02\x00\x01aa\x01\x00a")), order, "twice");
     assert_eq!(Trace::decode(&trace_bytes(b"\x01\x00\x02\x00\x01aa\x00\x02aba")), order, "prefix spelled out");
-    assert_eq!(Trace::decode(&trace_bytes(b"\x02\x03\x01\x00\x00d\x00\x01\x00\x00d")), order, "roots descend");
+    // `d` and the mode 0o755.
+    Trace::decode(&trace_bytes(b"\x02\x00\x01\x00\x00d\xed\x03\x03\x01\x00\x00d\xed\x03")).unwrap();
+    let descending = b"\x02\x03\x01\x00\x00d\xed\x03\x00\x01\x00\x00d\xed\x03";
+    assert_eq!(Trace::decode(&trace_bytes(descending)), order, "roots descend");
     assert_eq!(Trace::decode(&trace_bytes(b"\x01\x00\x00")), order, "an empty group");
     assert_eq!(
-        Trace::decode(&trace_bytes(b"\x01\x01\x00\x01\x00\x00d")),
+        Trace::decode(&trace_bytes(b"\x01\x01\x00\x01\x00\x00d\xed\x03")),
         Err(DecodeError::Number),
         "zero levels above"
     );
+    let mode = |bytes: &[u8]| Trace::decode(&trace_bytes(&[b"\x01\x00\x01\x00\x00d", bytes].concat()));
+    assert_eq!(mode(b"\xed\x83\x00"), Err(DecodeError::Number), "a mode in more bytes than it needs");
+    assert_eq!(mode(b"\x80\x20"), Err(DecodeError::Number), "a mode beyond 0o7777");
     assert_eq!(Trace::decode(&trace_bytes(b"\x00\x00")), Err(DecodeError::Trailing));
     assert_eq!(Trace::decode(b"wT2\x00"), Err(DecodeError::Header));
     assert_eq!(
-        Trace::decode(&trace_bytes(b"\x01\x00\xff\xff\xff\x7f\x00\x00d")),
+        Trace::decode(&trace_bytes(b"\x01\x00\xff\xff\xff\x7f\x00\x00d\xed\x03")),
         Err(DecodeError::TooLarge),
         "a huge count"
     );
@@ -223,7 +229,7 @@ fn digests_are_stable() {
     let record = support::record("task", b"input", vec![support::file("out/a", b"1"), support::file("out/b", b"2")]);
     let pinned = [
         ("bytes", Digest::of(b"wink"), "f2003f9cc2c92a0592de9fd9c53cc72fd930bf512908379140ebab32ba8c50e4"),
-        ("trace", trace.fingerprint(), "ebb79a81fb8662db1e995e7fa7fffbb6782d6f95d46c381c6d0123fa7f080294"),
+        ("trace", trace.fingerprint(), "8c794e913c5c15adab9f61b4558e9b2b755cbea4f5db1a3e1ffd4790c0a8b7e3"),
         (
             "empty trace",
             Trace::default().fingerprint(),

@@ -1,7 +1,7 @@
 //! The hard cases, one by one, and those that no path leads to: working directories that were removed, the border of the workspace,
 //! what others do to the real tree meanwhile.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashSet};
 
 use wink_fs::attr::{Kind, SetAttr, Time};
 use wink_fs::backing::{Backing, RenameMode, Want};
@@ -285,7 +285,7 @@ fn newer_raises_the_modification_time_and_nothing_else() {
     let memory = tree();
     let least = Time(memory.look("/x").unwrap().mtime.0 + 5);
     let view = with(&memory, |setup| {
-        setup.newer = Some(Newer { least, but: HashSet::from([b"/d/f".to_vec()]) });
+        setup.newer = Some(wink_fs::view::Newer { least, but: HashSet::from([b"/d/f".to_vec()]) });
     });
     let mut kernel = Kernel::new(&view, true);
     let (real, shown) = (memory.look("/x").unwrap(), kernel.attr("/x").unwrap());

@@ -1,6 +1,6 @@
 //! The properties: like the reference model after every operation, exact in what changed, sound in what was seen, tidy at the end.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use proptest::prelude::*;
 use proptest::sample::Index;

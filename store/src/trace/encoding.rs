@@ -4,7 +4,8 @@
 //! trace   = "wT1" groups:count group*            one group per root that occurs, in the order of `Root`
 //! group   = root entries:count entry*            root: 0 | 1 level | 2 | 3
 //! entry   = shared:number suffix:string tag      path = first `shared` bytes of the path before + suffix
-//! tag     = kind (+ 0x80 when own) payload       a, d: nothing · e: digest · f: digest mode · l: target · o: kind mode
+//! tag     = kind (+ 0x80 when own) payload       a: nothing · d: mode · e, f: digest mode · l: target · o: kind mode
+//! mode    = number                               permission bits; of a directory see [`Observation::Dir`]
 //! ```
 //! Canonical: equal traces have equal bytes. The shared prefix is the longest one, paths ascend, numbers are shortest-form,
 //! and the decoder refuses everything else, so that a fingerprint names exactly one trace.
