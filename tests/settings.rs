@@ -4,7 +4,7 @@
 mod common;
 
 use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -270,4 +270,126 @@ fn a_file_that_has_just_changed_is_waited_for_and_recorded() {
     world.run(&sh(&line)).hit();
     world.write("in", "other\n");
     world.run(&sh(&line)).miss_naming(world.ws.join("in"));
+}
+
+/// Starts a command that leaves something, lets the user do theirs meanwhile, and ends it.
+fn meanwhile(world: &World, line: &str, theirs: impl FnOnce()) -> common::Run {
+    let (go, on) = (world.untracked.join("left"), world.untracked.join("meanwhile"));
+    let line = format!("{line}; : > {}; until [ -e {} ]; do sleep 0.01; done", go.display(), on.display());
+    let running = world.call().start(&sh(&line));
+    wait_for(&go);
+    theirs();
+    fs::write(&on, "").unwrap();
+    running.finish()
+}
+
+#[track_caller]
+fn keeps_theirs(world: &World, run: &common::Run) {
+    run.uncached();
+    assert!(
+        world.tree().values().any(|entry| contains(&entry.bytes, b"theirs")),
+        "it is nowhere: {:?} {run:?}",
+        world.tree().keys()
+    );
+}
+
+#[test]
+fn what_somebody_else_saved_is_set_aside() {
+    let world = World::new("aside");
+    world.write("in", "old\n");
+    let run = meanwhile(&world, "echo new > in; echo made > made", || {
+        world.write("in", "theirs\n");
+        world.write("in.wink-saved", "saved earlier\n");
+        world.write("made", "theirs too\n");
+    });
+    keeps_theirs(&world, &run);
+    assert_eq!((world.text("in").as_str(), world.text("made").as_str()), ("new\n", "made\n"));
+    assert_eq!(world.text("in.wink-saved"), "saved earlier\n");
+    assert_eq!(world.text("in.wink-saved2"), "theirs\n");
+    assert_eq!(world.text("made.wink-saved"), "theirs too\n");
+}
+
+#[test]
+fn what_somebody_else_saved_is_not_removed() {
+    let world = World::new("not-removed");
+    world.write("in", "old\n");
+    let run = meanwhile(&world, "cat in > out; rm in", || drop(world.write("in", "theirs\n")));
+    keeps_theirs(&world, &run);
+    assert_eq!(run.reason(), "in changed while the command ran, and was not removed");
+}
+
+#[test]
+#[ignore = "fails: the line says NAME.wink-saved also when that was taken and another name was chosen"]
+fn the_name_of_what_is_set_aside_is_told() {
+    let world = World::new("aside-name");
+    world.write("in", "old\n");
+    world.write("in.wink-saved", "saved earlier\n");
+    let run = meanwhile(&world, "echo new > in", || drop(world.write("in", "theirs\n")));
+    assert_eq!(world.text("in.wink-saved2"), "theirs\n");
+    assert!(run.reason().ends_with("in.wink-saved2"), "{run:?}");
+}
+
+#[test]
+#[ignore = "fails: what stands in the way of a directory is removed before it is set aside; then the new directory is"]
+fn a_file_saved_where_a_directory_is_made_is_not_lost() {
+    let world = World::new("aside-dir");
+    let run = meanwhile(&world, "mkdir out; echo made > out/made", || drop(world.write("out", "theirs\n")));
+    keeps_theirs(&world, &run);
+}
+
+#[test]
+#[ignore = "fails: in a directory that the command made no absence is noted, so the file there is overwritten and the run recorded"]
+fn a_file_saved_in_a_directory_that_is_made_is_not_lost() {
+    let world = World::new("aside-in-dir");
+    let run = meanwhile(&world, "mkdir out; echo made > out/made", || drop(world.write("out/made", "theirs\n")));
+    keeps_theirs(&world, &run);
+}
+
+#[test]
+#[ignore = "fails: only the user is looked at; the run is recorded and a hit restores the file without its group"]
+fn a_change_of_group_is_published_and_not_recorded() {
+    need!(common::tools::root());
+    let world = World::new("group");
+    let command = sh("echo x > made; chgrp 1234 made");
+    for turn in ["first", "again"] {
+        world.run(&command).exits(0);
+        assert_eq!(fs::metadata(world.ws.join("made")).unwrap().gid(), 1234, "{turn}");
+        world.remove("made");
+    }
+}
+
+/// An earlier output that the command is shown and takes away.
+#[test]
+fn a_shown_output_edited_while_it_is_removed_is_not_lost() {
+    let world = World::new("aside-shown");
+    let line = "case $(cat in) in 1) echo made > out;; 2) rm out;; esac";
+    world.write("in", "1\n");
+    meanwhile(&world, line, || {}).miss();
+    again(&world);
+    world.write("in", "2\n");
+    let run = meanwhile(&world, line, || drop(world.write("out", "theirs\n")));
+    keeps_theirs(&world, &run);
+}
+
+/// An earlier output that the command is not shown, and that it makes again or not.
+#[test]
+fn a_hidden_output_edited_during_the_run_is_not_lost() {
+    for input in ["2\n", "3\n"] {
+        let world = World::new("aside-hidden");
+        let line = "cat in > other; case $(cat in) in 3) ;; *) cat in > out;; esac";
+        world.write("in", "1\n");
+        meanwhile(&world, line, || {}).miss();
+        again(&world);
+        world.remove("other");
+        world.write("in", input);
+        let run = meanwhile(&world, line, || drop(world.write("out", "theirs\n")));
+        keeps_theirs(&world, &run);
+    }
+}
+
+/// Before the same line is run by [`meanwhile`] once more.
+fn again(world: &World) {
+    for name in ["left", "meanwhile"] {
+        fs::remove_file(world.untracked.join(name)).unwrap();
+    }
 }
