@@ -157,7 +157,8 @@ impl Report {
     pub fn deliver(&self, quiet: bool, json: Option<&Path>) -> anyhow::Result<()> {
         if !quiet {
             // Nobody may be listening any more, and the run went as it went.
-            let _ = writeln!(std::io::stderr(), "{}", self.line_in(colours()));
+            // In one piece, so that the lines of several runs at once do not mix.
+            let _ = std::io::stderr().write_all(format!("{}\n", self.line_in(colours())).as_bytes());
         }
         match json {
             Some(path) => self.write_json(path),

@@ -10,8 +10,7 @@
 //!   walking up or through `..`, and named by how far up ([`Root::Above`]): another clone has other neighbours.
 //! - If that shared ancestor also leads to the home, `~/.name` is taken as reached through `$HOME`, unless the same name was
 //!   looked for in a directory between the ancestor and the workspace: then the program was walking up.
-//! - If the shared ancestor is a system directory (`/opt`, `/usr`, …), the path is as likely a fixed one. It keeps its place,
-//!   and the record is bound to this workspace: both readings then hold.
+//! - A path beside the workspace may also have been named in full. Records hold both readings ([`Roots::fixed`]).
 //!
 //! The assumption under all this (equivariance): a program behaves differently in another place only because of what it finds
 //! there, or because of paths in its arguments and environment, which are in the key ([`Roots::substitute`]).
@@ -23,11 +22,6 @@ use std::path::Path;
 
 use wink_store::{Observation, Trace};
 use wink_store::{Root, TreePath};
-
-/// First names of system directories; names that start with `lib` count too.
-const SYSTEM: [&[u8]; 9] = [b"usr", b"etc", b"bin", b"sbin", b"opt", b"var", b"nix", b"boot", b"snap"];
-/// The place below a system directory where anybody may put anything.
-const SYSTEM_EXCEPT: &[u8] = b"/var/tmp";
 
 /// What stands for the workspace and the home in substituted bytes; no argument or variable can hold a NUL.
 const WORKSPACE_MARK: &[u8] = b"\0W";
@@ -96,12 +90,12 @@ impl Roots {
         let paths: Vec<Vec<u8>> = paths.iter().map(|path| normal(path)).collect();
         let observed: HashSet<&[u8]> = paths.iter().map(Vec::as_slice).collect();
         // In a workspace of `/` nothing is outside, so nothing can be told apart.
-        let mut bound = if self.workspace.is_empty() { Bound::Here } else { Bound::Anywhere };
-        let classified = paths.iter().map(|path| self.classify_one(path, &observed, &mut bound)).collect();
+        let bound = if self.workspace.is_empty() { Bound::Here } else { Bound::Anywhere };
+        let classified = paths.iter().map(|path| self.classify_one(path, &observed)).collect();
         (classified, bound)
     }
 
-    fn classify_one(&self, path: &[u8], observed: &HashSet<&[u8]>, bound: &mut Bound) -> TreePath {
+    fn classify_one(&self, path: &[u8], observed: &HashSet<&[u8]>) -> TreePath {
         if let Some(relative) = below(path, &self.workspace) {
             return tree(Root::Workspace, relative);
         }
@@ -117,12 +111,6 @@ impl Roots {
                 None => tree(Root::System, fixed),
             };
         };
-        // `/var` itself is walked through on the way to a workspace in `/var/tmp`, and says nothing there.
-        let on_the_way = relative.is_empty() && below(&self.workspace, SYSTEM_EXCEPT).is_some();
-        if is_system(ancestor) && !on_the_way {
-            *bound = Bound::Here;
-            return tree(Root::System, fixed);
-        }
         let leads_home = self.home.as_deref().is_some_and(|home| below(home, ancestor).is_some());
         if let (true, Some(in_home)) = (leads_home, of_home)
             && in_home.starts_with(b".")
@@ -312,12 +300,6 @@ fn below<'a>(path: &'a [u8], dir: &[u8]) -> Option<&'a [u8]> {
 
 fn first_name(relative: &[u8]) -> &[u8] {
     relative.split(|byte| *byte == b'/').next().unwrap_or_default()
-}
-
-/// Whether a directory is, or lies in, one that belongs to the system.
-fn is_system(dir: &[u8]) -> bool {
-    let first = first_name(dir.strip_prefix(b"/").unwrap_or(dir));
-    (SYSTEM.contains(&first) || first.starts_with(b"lib")) && below(dir, SYSTEM_EXCEPT).is_none()
 }
 
 fn is_name_byte(byte: &u8) -> bool {

@@ -319,7 +319,6 @@ fn what_somebody_else_saved_is_not_removed() {
 }
 
 #[test]
-#[ignore = "fails: the line says NAME.wink-saved also when that was taken and another name was chosen"]
 fn the_name_of_what_is_set_aside_is_told() {
     let world = World::new("aside-name");
     world.write("in", "old\n");
@@ -330,7 +329,6 @@ fn the_name_of_what_is_set_aside_is_told() {
 }
 
 #[test]
-#[ignore = "fails: what stands in the way of a directory is removed before it is set aside; then the new directory is"]
 fn a_file_saved_where_a_directory_is_made_is_not_lost() {
     let world = World::new("aside-dir");
     let run = meanwhile(&world, "mkdir out; echo made > out/made", || drop(world.write("out", "theirs\n")));
@@ -338,7 +336,6 @@ fn a_file_saved_where_a_directory_is_made_is_not_lost() {
 }
 
 #[test]
-#[ignore = "fails: in a directory that the command made no absence is noted, so the file there is overwritten and the run recorded"]
 fn a_file_saved_in_a_directory_that_is_made_is_not_lost() {
     let world = World::new("aside-in-dir");
     let run = meanwhile(&world, "mkdir out; echo made > out/made", || drop(world.write("out/made", "theirs\n")));
@@ -346,7 +343,6 @@ fn a_file_saved_in_a_directory_that_is_made_is_not_lost() {
 }
 
 #[test]
-#[ignore = "fails: only the user is looked at; the run is recorded and a hit restores the file without its group"]
 fn a_change_of_group_is_published_and_not_recorded() {
     need!(common::tools::root());
     let world = World::new("group");
@@ -360,7 +356,6 @@ fn a_change_of_group_is_published_and_not_recorded() {
 
 /// An earlier output that the command is shown and takes away.
 #[test]
-#[ignore = "fails: an own output that was edited during the run is removed; the run is not recorded"]
 fn a_shown_output_edited_while_it_is_removed_is_not_lost() {
     let world = World::new("aside-shown");
     let line = "case $(cat in) in 1) echo made > out;; 2) rm out;; esac";
@@ -386,13 +381,11 @@ fn hidden_and_edited(input: &str) {
 }
 
 #[test]
-#[ignore = "fails: hidden outputs are not looked at again: the edit is overwritten and the run recorded"]
 fn a_hidden_output_edited_while_it_is_made_again_is_not_lost() {
     hidden_and_edited("2\n");
 }
 
 #[test]
-#[ignore = "fails: hidden outputs are not looked at again: the edit is removed and the run recorded"]
 fn a_hidden_output_edited_while_it_is_not_made_again_is_not_lost() {
     hidden_and_edited("3\n");
 }

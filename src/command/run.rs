@@ -265,7 +265,9 @@ fn cached(asked: &Asked, task: &Task, store: Store) -> anyhow::Result<i32> {
                     return Ok(asked.deliver(report));
                 }
                 let captured = store.captured(&head.id)?;
-                let newest = tree.newest(|path| !standing.contains(path)).unwrap_or_default();
+                let blobs = store.dir().as_os_str().as_encoded_bytes();
+                let is_input = |path: &[u8]| !standing.contains(path) && !path.starts_with(blobs);
+                let newest = tree.newest(is_input).unwrap_or_default();
                 report.restored_as = match engine.restore(&plan, newest) {
                     Ok(restored_as) => restored_as,
                     // What is half restored is hidden from the command: it runs as from clean.

@@ -17,7 +17,7 @@ use wink_fs::view::Notes;
 use wink_fs::zone::{Zones, join};
 use wink_platform::unix::backing::RealBacking;
 use wink_platform::unix::identity;
-use wink_platform::unix::place::SET_ASIDE;
+use wink_platform::unix::place::aside_name;
 use wink_platform::unix::real_file::RealFile;
 use wink_store::Digest;
 use wink_store::TreePath;
@@ -33,14 +33,19 @@ use super::tree::{Tree, digest_of_names, dir_mode, hash, list, os};
 use crate::config::matches_glob;
 use crate::roots::Bound;
 
+/// How many names are tried to tell where a file is set aside.
+const ASIDE_TOLD_MAX: usize = 100;
+
 /// What an earlier run left and this one was shown.
 pub struct Carried {
     /// That run's record.
     pub head: RecordHead,
     /// What it saw.
     pub trace: Trace,
-    /// Its own outputs: all of them stood untouched when this run began.
+    /// Its own outputs that stood untouched when this run began.
     pub outputs: BTreeMap<Vec<u8>, Output>,
+    /// Absolute paths of those that another task had rewritten.
+    pub lent: Vec<Vec<u8>>,
 }
 
 /// Everything a run in a view yields.
@@ -102,6 +107,8 @@ struct Capture<'a, 's> {
     left: HashMap<Vec<u8>, Output>,
     /// Directories that the command moved: what is in them went with them, looked at or not.
     moved: HashSet<Vec<u8>>,
+    /// Relative paths that held what some run had published.
+    ours: HashSet<Vec<u8>>,
     /// Staged files that are blobs by now: a file with several names is met once for each.
     adopted: HashMap<StagedId, (Digest, u64)>,
 }
@@ -113,6 +120,7 @@ impl<'s> Engine<'s> {
     pub fn capture(&self, run: Yield<'_>, tree: &mut Tree<'s>) -> Harvest {
         tree.start_over();
         let mut capture = Capture {
+            ours: HashSet::new(),
             moved: run.delta.moved.iter().map(|dir| dir.path.clone()).collect(),
             engine: self,
             run,
@@ -169,9 +177,12 @@ impl Capture<'_, '_> {
         let parent = path.iter().rposition(|byte| *byte == b'/').map(|slash| &path[..slash]);
         let moved = parent.is_some_and(|parent| self.moved.contains(parent));
         let was_seen = moved || self.run.sights.contains_key(&path);
-        let theirs = self.is_edited(&path)?;
+        if modified && self.is_stored(&path) {
+            self.ours.insert(relative.clone());
+        }
+        let theirs = self.is_edited(&path, before)?;
         if theirs && !matches!(change, Change::Removed) {
-            self.set_aside(&path, &relative)?;
+            self.set_aside(&path, &relative);
         }
         self.check_owner(&path, &change, before)?;
         if modified {
@@ -181,7 +192,7 @@ impl Capture<'_, '_> {
         let (output, mtime) = match change {
             // Pipes and sockets serve the processes that made them; they are no outputs.
             Change::Special { .. } => return Ok(()),
-            Change::Removed if modified && (!was_seen || theirs) => {
+            Change::Removed if theirs || (modified && !was_seen) => {
                 // Somebody put it there, or changed it, while the command ran: it stays.
                 self.out
                     .doubts
@@ -217,15 +228,29 @@ impl Capture<'_, '_> {
     }
 
     /// Stores a changed file. `None` if nothing but its times changed.
-    /// Whether somebody else saved a file in this place while the command ran, and its bytes are nowhere but there.
-    fn is_edited(&mut self, path: &[u8]) -> io::Result<bool> {
-        let Some(sight) = self.run.sights.get(path) else { return Ok(false) };
-        let before = sight.attr;
-        if self.run.hidden.contains(path) {
-            return Ok(false);
+    /// Whether the bytes of the file at a path are in the store.
+    fn is_stored(&mut self, path: &[u8]) -> bool {
+        match self.tree.attr(path) {
+            Ok(Some(attr)) if attr.kind == Kind::File => {
+                self.tree.digest(path, &attr).is_ok_and(|digest| self.engine.store.blob_path(&digest).exists())
+            }
+            _ => false,
         }
-        let Some(now) = self.tree.attr(path)?.filter(|now| now.kind == Kind::File) else { return Ok(false) };
-        if same(before.as_ref(), Some(&now)) {
+    }
+
+    /// Whether somebody else saved a file in this place while the command ran, and its bytes are nowhere but there. What wink itself left
+    /// or another run published is in the store.
+    fn is_edited(&mut self, path: &[u8], before: Option<Kind>) -> io::Result<bool> {
+        let seen = match self.run.sights.get(path) {
+            Some(sight) => sight.attr,
+            // Below a directory that the command made nobody asked what is there: nothing was.
+            None if before.is_none() => None,
+            None => return Ok(false),
+        };
+        let Some(now) = super::tree::look(path).ok().flatten().filter(|now| now.kind == Kind::File) else {
+            return Ok(false);
+        };
+        if same(seen.as_ref(), Some(&now)) {
             return Ok(false);
         }
         let digest = self.tree.digest(path, &now)?;
@@ -233,16 +258,15 @@ impl Capture<'_, '_> {
     }
 
     /// Two wrote one file: what the command wrote takes the place, as the later of the two would natively, and theirs is kept.
-    fn set_aside(&mut self, path: &[u8], relative: &[u8]) -> io::Result<()> {
+    fn set_aside(&mut self, path: &[u8], relative: &[u8]) {
         self.out.deeds.push(Deed::SetAside { path: relative.to_vec() });
         let shown = self.shown(path);
-        self.out.doubts.insert(
-            0,
-            format!(
-                "{shown} was changed by somebody else while the command ran: their file is kept as {shown}{SET_ASIDE}"
-            ),
-        );
-        Ok(())
+        let aside = (1..).map(|number| aside_name(relative, number));
+        let free = |name: &Vec<u8>| !matches!(super::tree::look(&join(self.engine.workspace(), name)), Ok(Some(_)));
+        let aside = aside.take(ASIDE_TOLD_MAX).find(free).unwrap_or_default();
+        let aside = String::from_utf8_lossy(&aside).into_owned();
+        let told = format!("{shown} was changed by somebody else while the command ran: their file is kept as {aside}");
+        self.out.doubts.insert(0, told);
     }
 
     /// Owners are published and not recorded: a result that depends on them is not repeated.
@@ -251,11 +275,27 @@ impl Capture<'_, '_> {
             return Ok(());
         };
         let there = if before.is_some() { self.tree.attr(path)? } else { None };
-        let expected = there.map_or(identity::effective_ids().0, |there| there.uid);
-        if attr.uid != expected {
-            self.out.doubts.push(format!("the command changed the owner of {}", self.shown(path)));
+        let own = identity::effective_ids();
+        let expected = match there {
+            Some(there) => attr.uid == there.uid && attr.gid == there.gid,
+            None => attr.uid == own.0 && (attr.gid == own.1 || attr.gid == self.group_above(path)?),
+        };
+        if !expected {
+            self.out.doubts.push(format!("the command changed the owner or group of {}", self.shown(path)));
         }
         Ok(())
+    }
+
+    /// The group of the nearest directory above that was there before: files may get theirs from it.
+    fn group_above(&mut self, path: &[u8]) -> io::Result<u32> {
+        let mut at = path;
+        while let Some(slash) = at.iter().rposition(|byte| *byte == b'/').filter(|slash| *slash > 0) {
+            at = &at[..slash];
+            if let Some(attr) = self.tree.attr(at)? {
+                return Ok(attr.gid);
+            }
+        }
+        Ok(identity::effective_ids().1)
     }
 
     /// `stood`: the view found something in this very place.
@@ -385,6 +425,10 @@ impl Capture<'_, '_> {
     }
 
     fn trace(&mut self) -> anyhow::Result<()> {
+        // Whether the command looked at them or not, the result stands beside just these.
+        for path in self.run.carried.as_ref().map(|carried| carried.lent.clone()).unwrap_or_default() {
+            self.ensure_seen(&path)?;
+        }
         for Revealed { path, names } in std::mem::take(&mut self.run.delta.moved) {
             self.ensure_seen(&path)?;
             if let Some(sight) = self.run.sights.get_mut(&path) {
@@ -536,7 +580,7 @@ impl Capture<'_, '_> {
         for (path, seen) in earlier {
             let present = self.engine.present(&path, &seen.fact, self.tree, &standing)?;
             if present != seen.fact {
-                stale.get_or_insert_with(|| path.to_string());
+                stale.get_or_insert_with(|| self.shown(&self.engine.task.roots.absolute(&path)));
             }
             self.out.trace.seen.insert(path, seen);
         }
@@ -585,7 +629,8 @@ impl Capture<'_, '_> {
                 continue;
             }
             if entry.modified
-                && entry.output != Output::Removed
+                && matches!(entry.output, Output::File { .. })
+                && !self.ours.contains(&relative)
                 && self.out.changed_ignored.is_none()
                 && self.is_git_ignored(&relative, &entry)
             {

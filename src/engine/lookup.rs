@@ -77,6 +77,9 @@ impl Engine<'_> {
                 Err(error) => return Err(error),
             }
         }
+        if nearest.is_none() && !found.reason.is_empty() {
+            found.reason = format!("first run here; compared with another workspace: {}", found.reason);
+        }
         Ok(found)
     }
 

@@ -53,9 +53,18 @@ pub fn left(store: &Store, key: &OwnKey) -> Result<Left, StoreError> {
     Ok(left)
 }
 
+/// Directories in which version control keeps what must outlive every run: an object that a run happened to write first may be
+/// part of somebody's commit by now. Nothing in them is ever own, so nothing in them is ever hidden or removed.
+const HISTORY: [&[u8]; 6] = [b".git", b".hg", b".svn", b".jj", b".bzr", b"_darcs"];
+
+/// Whether a path lies in such a directory.
+pub fn is_history(path: &[u8]) -> bool {
+    path.split(|byte| *byte == b'/').any(|name| HISTORY.contains(&name))
+}
+
 fn collect(left: &mut Left, manifest: &Manifest) {
     for entry in &manifest.entries {
-        if !entry.modified && entry.output != Output::Removed {
+        if !entry.modified && entry.output != Output::Removed && !is_history(&entry.path) {
             let states = left.entry(entry.path.clone()).or_default();
             if !states.contains(&entry.output) {
                 states.push(entry.output.clone());

@@ -18,6 +18,9 @@ use super::Engine;
 use super::own::Standing;
 use super::tree::os;
 
+/// Deeds per thread below which starting one costs more than it brings.
+const DEEDS_PER_THREAD: usize = 32;
+
 /// Where the bytes of a file to be published are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Bytes {
@@ -112,6 +115,11 @@ impl Deed {
         }
     }
 
+    /// Whether it only makes room for another.
+    pub fn is_set_aside(&self) -> bool {
+        matches!(self, Deed::SetAside { .. })
+    }
+
     /// Where it is carried out.
     pub fn path(&self) -> &[u8] {
         match self {
@@ -164,8 +172,12 @@ impl Engine<'_> {
             deeds.iter().chain(&leftovers).filter(|deed| matches!(deed, Deed::Remove { .. })).collect();
         // A file that makes way for a directory, or the other way round, must go first; the rest goes last, deepest first.
         removals.sort_by(|one, other| other.path().cmp(one.path()));
-        let replaced: HashSet<&[u8]> = conflicts(deeds, &placer);
         let mut failures = Failures::default();
+        // What somebody saved meanwhile is out of the way before anything else happens.
+        for deed in deeds.iter().filter(|deed| matches!(deed, Deed::SetAside { .. })) {
+            failures.note(self.deed(&placer, deed));
+        }
+        let replaced: HashSet<&[u8]> = conflicts(deeds, &placer);
         for deed in removals.iter().filter(|deed| is_within(deed.path(), &replaced)) {
             failures.note(self.deed(&placer, deed));
         }
@@ -174,7 +186,7 @@ impl Engine<'_> {
         }
         let (dirs, rest): (Vec<&Deed>, Vec<&Deed>) = deeds
             .iter()
-            .filter(|deed| !matches!(deed, Deed::Remove { .. }))
+            .filter(|deed| !matches!(deed, Deed::Remove { .. } | Deed::SetAside { .. }))
             .partition(|deed| matches!(deed, Deed::Dir { .. }));
         // Parents sort before what is in them. A directory without write permission gets its mode once it is filled.
         for deed in &dirs {
@@ -183,9 +195,23 @@ impl Engine<'_> {
                 failures.note(made.with_context(|| format!("cannot make the directory {}", os(path).display())));
             }
         }
-        for deed in rest {
-            failures.note(self.deed(&placer, deed));
-        }
+        // Directories are there by now, and no two deeds touch one path: the order of the rest is free.
+        let threads =
+            std::thread::available_parallelism().map_or(1, usize::from).min(rest.len() / DEEDS_PER_THREAD + 1);
+        std::thread::scope(|scope| {
+            let carry_out = |deeds: &[&Deed]| -> Vec<anyhow::Error> {
+                deeds.iter().filter_map(|deed| self.deed(&placer, deed).err()).collect()
+            };
+            let parts: Vec<_> = rest
+                .chunks(rest.len().div_ceil(threads).max(1))
+                .map(|part| scope.spawn(move || carry_out(part)))
+                .collect();
+            for part in parts {
+                let failed =
+                    part.join().unwrap_or_else(|_| vec![anyhow::anyhow!("a thread that published files stopped")]);
+                failed.into_iter().for_each(|error| failures.note(Err(error)));
+            }
+        });
         for deed in dirs.iter().rev() {
             failures.note(self.deed(&placer, deed));
         }

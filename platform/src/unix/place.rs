@@ -34,7 +34,13 @@ const PARENT: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEX
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
 /// What is added to the name of somebody's file that would otherwise be overwritten.
-pub const SET_ASIDE: &str = ".wink-saved";
+const SET_ASIDE: &str = ".wink-saved";
+
+/// The `number`-th name (from 1) under which a file is set aside.
+pub fn aside_name(rel: &[u8], number: u32) -> Vec<u8> {
+    let number = if number > 1 { number.to_string() } else { String::new() };
+    [rel, SET_ASIDE.as_bytes(), number.as_bytes()].concat()
+}
 
 /// How a file got its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,13 +173,10 @@ impl Placer {
         self.at(rel, |spot| Ok(chmod_at(&spot.parent, &spot.name, mode)?))
     }
 
-    /// Renames what is at `rel` to the first free name made of its own and [`SET_ASIDE`], and returns that name.
+    /// Renames what is at `rel` to the first free name of [`aside_name`], and returns that name.
     pub fn set_aside(&self, rel: &[u8]) -> io::Result<Vec<u8>> {
         for number in 1..TEMPORARY_NAMES_TRIED {
-            let mut aside = [rel, SET_ASIDE.as_bytes()].concat();
-            if number > 1 {
-                aside.extend_from_slice(number.to_string().as_bytes());
-            }
+            let aside = aside_name(rel, number);
             let (_, name) = split(&aside)?;
             let renamed = self.at(rel, |spot| {
                 let flags = RenameFlags::NOREPLACE;

@@ -20,7 +20,7 @@ use wink_store::{Store, StoreError};
 use super::{Asked, INSIDE, Missed, native, not_started};
 use crate::config::Own;
 use crate::engine::capture::{Carried, Harvest, Yield};
-use crate::engine::own::Standing;
+use crate::engine::own::{Standing, is_history, standing};
 use crate::engine::publish::lock;
 use crate::engine::session::{Outcome, Ran};
 use crate::engine::tree::Tree;
@@ -89,7 +89,7 @@ fn run(asked: &Asked, engine: &Engine<'_>, missed: Missed) -> Result<Done, Troub
     let task = engine.task;
     let mut tree = Tree::new(engine.store);
     let mut before = || -> anyhow::Result<_> {
-        let shown = shown(engine, &missed.standing)?;
+        let shown = shown(engine, &missed.standing, &mut tree)?;
         let newer = changed_inputs(engine, &shown, &missed.standing, &mut tree);
         Ok((shown, newer))
     };
@@ -162,8 +162,13 @@ fn after(
         harvest.doubts.push(format!("the workspace could not be locked: {error}"));
     }
     // A run that failed made nothing in their place: what an earlier one left may still be of use to somebody.
-    let leftovers = if code == 0 { &hidden } else { &Standing::default() };
-    let published = engine.publish(&harvest.deeds, leftovers);
+    let leftovers = if code == 0 { still_standing(engine, &hidden, &mut tree) } else { Standing::default() };
+    if code == 0
+        && let Some(path) = hidden.outputs.keys().find(|path| !leftovers.outputs.contains_key(*path))
+    {
+        harvest.doubts.push(format!("{} changed while the command ran", String::from_utf8_lossy(path)));
+    }
+    let published = engine.publish(&harvest.deeds, &leftovers);
     if !ran.finished.survivors.is_empty() {
         ran.published = std::mem::take(&mut harvest.deeds);
     }
@@ -207,6 +212,13 @@ fn after(
         });
     }
     Ok(report)
+}
+
+/// Those own outputs that still stand untouched after the run. What somebody edited meanwhile is theirs.
+fn still_standing(engine: &Engine<'_>, hidden: &Standing, tree: &mut Tree<'_>) -> Standing {
+    let left = hidden.outputs.iter().map(|(path, output)| (path.clone(), vec![output.clone()])).collect();
+    // When that cannot be told, nothing is removed.
+    standing(&left, engine.workspace(), tree).unwrap_or_default()
 }
 
 /// Stores the record, and that its outputs stand in the workspace. Returns the record that holds for these inputs from now on.
@@ -292,7 +304,7 @@ fn record(task: &Task, harvest: Harvest, printed: Captured, code: i32, command_m
 }
 
 /// §3.4: if all that the previous run here left stands untouched, the command sees it; else it runs as from clean.
-fn shown(engine: &Engine<'_>, standing: &Standing) -> anyhow::Result<Shown> {
+fn shown(engine: &Engine<'_>, standing: &Standing, tree: &mut Tree<'_>) -> anyhow::Result<Shown> {
     let all_hidden = || Shown {
         carried: None,
         hidden: Standing { outputs: standing.outputs.clone(), paths: standing.paths.clone() },
@@ -300,7 +312,7 @@ fn shown(engine: &Engine<'_>, standing: &Standing) -> anyhow::Result<Shown> {
     if engine.task.settings.own != Own::Carry {
         return Ok(all_hidden());
     }
-    let Some(carried) = previous(engine)? else {
+    let Some(mut carried) = previous(engine)? else {
         return Ok(all_hidden());
     };
     let untouched = |path: &[u8], output: &Output| match (standing.outputs.get(path), output) {
@@ -310,8 +322,20 @@ fn shown(engine: &Engine<'_>, standing: &Standing) -> anyhow::Result<Shown> {
         (None, Output::Dir { .. }) => join(engine.workspace(), path).as_slice().is_dir(),
         (None, _) => false,
     };
-    if !carried.outputs.iter().all(|(path, output)| untouched(path, output)) {
-        return Ok(all_hidden());
+    // What another task of ours has rewritten (tools that share one output directory) makes nobody start over: it is an input
+    // like any other from now on.
+    let touched: Vec<Vec<u8>> = carried
+        .outputs
+        .iter()
+        .filter(|(path, output)| !untouched(path, output))
+        .map(|(path, _)| path.clone())
+        .collect();
+    for path in touched {
+        if !is_of_another_task(engine, &path, tree) {
+            return Ok(all_hidden());
+        }
+        carried.outputs.remove(&path);
+        carried.lent.push(join(engine.workspace(), &path));
     }
     let mut hidden = Standing::default();
     for (path, output) in &standing.outputs {
@@ -321,6 +345,17 @@ fn shown(engine: &Engine<'_>, standing: &Standing) -> anyhow::Result<Shown> {
         }
     }
     Ok(Shown { carried: Some(carried), hidden })
+}
+
+/// Whether a path holds a file that some run published: its bytes are in the store, which nobody's edits are.
+fn is_of_another_task(engine: &Engine<'_>, path: &[u8], tree: &mut Tree<'_>) -> bool {
+    let absolute = join(engine.workspace(), path);
+    match tree.attr(&absolute) {
+        Ok(Some(attr)) if attr.kind == wink_fs::attr::Kind::File => {
+            tree.digest(&absolute, &attr).is_ok_and(|digest| engine.store.blob_path(&digest).exists())
+        }
+        _ => false,
+    }
 }
 
 trait IsDir {
@@ -350,10 +385,10 @@ fn previous(engine: &Engine<'_>) -> anyhow::Result<Option<Carried>> {
     let outputs: BTreeMap<Vec<u8>, Output> = manifest
         .entries
         .into_iter()
-        .filter(|entry| !entry.modified && entry.output != Output::Removed)
+        .filter(|entry| !entry.modified && entry.output != Output::Removed && !is_history(&entry.path))
         .map(|entry| (entry.path, entry.output))
         .collect();
-    Ok((!outputs.is_empty()).then_some(Carried { head, trace, outputs }))
+    Ok((!outputs.is_empty()).then_some(Carried { head, trace, outputs, lent: Vec::new() }))
 }
 
 /// What must look new to a command that is shown outputs of an earlier run: whatever that run did not see just so.
@@ -398,6 +433,9 @@ fn stay(engine: &Engine<'_>, mut ran: Ran, announcer: Announcer, code: i32) {
         let mut harvest = engine.capture(run, &mut tree);
         // What was published when the command ended is the user's by now.
         harvest.deeds.retain(|deed| !published.iter().any(|done| done.path() == deed.path() && done.is_like(deed)));
+        let replaced: HashSet<Vec<u8>> =
+            harvest.deeds.iter().filter(|deed| !deed.is_set_aside()).map(|deed| deed.path().to_vec()).collect();
+        harvest.deeds.retain(|deed| !deed.is_set_aside() || replaced.contains(deed.path()));
         engine.publish(&harvest.deeds, &Standing::default())
     };
     if let Err(error) = publish() {
