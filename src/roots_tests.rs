@@ -100,7 +100,7 @@ fn what_is_beside_the_workspace_is_named_from_it_wherever_it_lies() {
     let beside = [("/opt/build/p/x", "ws:x"), ("/opt/java/bin", "up2:java/bin"), ("/opt/build", "up1:")];
     check(&roots("/opt/build/p", ""), false, &beside);
     check(&roots("/opt/build/p", ""), false, &[("/opt/build/p/x", "ws:x"), ("/usr/bin", "sys:usr/bin")]);
-    check(&roots("/libx/p", ""), true, &[("/libx/q", "sys:libx/q")]);
+    check(&roots("/libx/p", ""), false, &[("/libx/q", "up1:q")]);
     let tmp = roots("/var/tmp/a/p", "");
     check(&tmp, false, &[("/var", "up3:"), ("/var/tmp", "up2:"), ("/var/tmp/x", "up2:x")]);
     check(&tmp, false, &[("/var/lib/x", "up3:lib/x")]);

@@ -197,7 +197,7 @@ fn a_kept_output_of_a_changed_input_is_not_recorded() {
     let second = world.run(&command);
     second.uncached().exits(0);
     assert!(
-        second.reason().contains("kept although ws:in has changed since; the next run starts from clean"),
+        second.reason().contains("kept although in has changed since; the next run starts from clean"),
         "{second:?}"
     );
     assert_eq!(world.text("out"), "1\n", "published as the command left it");

@@ -32,8 +32,6 @@ const FILES_PER_THREAD: usize = 32;
 pub struct Plan {
     manifest: Manifest,
     times: Vec<u64>,
-    /// Own files that stand as they are, by index, and their times.
-    kept: Vec<(usize, Time)>,
     /// Entries that must be placed, by index.
     place: Vec<usize>,
     /// Paths at and below which something of another kind is to be placed, deepest first, and whether each is a directory.
@@ -69,8 +67,7 @@ impl Engine<'_> {
     pub fn plan_restore(&self, head: &RecordHead, tree: &mut Tree<'_>, standing: &Standing) -> Result<Plan, NoPlan> {
         let manifest = self.store.manifest(&head.manifest)?;
         let times = self.store.times(&head.id)?;
-        let mut plan =
-            Plan { manifest, times, kept: Vec::new(), place: Vec::new(), in_the_way: Vec::new(), remove: Vec::new() };
+        let mut plan = Plan { manifest, times, place: Vec::new(), in_the_way: Vec::new(), remove: Vec::new() };
         let mut kept = BTreeSet::new();
         for (index, entry) in plan.manifest.entries.iter().enumerate() {
             let absolute = join(self.workspace(), &entry.path);
@@ -93,14 +90,7 @@ impl Engine<'_> {
                 let path = os(&entry.path).display().to_string();
                 return Err(NoPlan::OtherLinks(path));
             }
-            let stands = stands(entry, &absolute, attr.as_ref(), tree)?;
-            if stands
-                && !entry.modified
-                && let (Output::File { .. }, Some(attr)) = (&entry.output, attr)
-            {
-                plan.kept.push((index, attr.mtime));
-            }
-            if !stands {
+            if !stands(entry, &absolute, attr.as_ref(), tree)? {
                 if let Output::File { digest, size, .. } = &entry.output {
                     self.check_blob(digest, *size, tree)?;
                 }
@@ -144,10 +134,7 @@ impl Engine<'_> {
 
     /// Carries the plan out.
     pub fn restore(&self, plan: &Plan, newest_input: Time) -> anyhow::Result<RestoredAs> {
-        // An input that was touched, not changed: had the command run, its outputs would be newer now.
-        let outdated = plan.kept.iter().any(|(_, mtime)| *mtime < newest_input);
-        let renewed: Vec<usize> = plan.kept.iter().map(|(index, _)| *index).filter(|_| outdated).collect();
-        if plan.place.is_empty() && plan.remove.is_empty() && renewed.is_empty() {
+        if plan.place.is_empty() && plan.remove.is_empty() && plan.in_the_way.is_empty() {
             return Ok(RestoredAs::None);
         }
         let root = &self.task.workspace;
@@ -170,13 +157,7 @@ impl Engine<'_> {
                     .with_context(|| format!("cannot make the directory {}", os(path).display()))?;
             }
         }
-        let times = spread(plan, &[files.as_slice(), renewed.as_slice()].concat(), newest_input);
-        for index in &renewed {
-            if let Some(mtime) = times.get(index) {
-                let path = &entries[*index].path;
-                placer.set_times(path, *mtime).with_context(|| format!("cannot write {}", os(path).display()))?;
-            }
-        }
+        let times = spread(plan, &files, newest_input);
         let place = |index: &usize| -> anyhow::Result<Option<Placed>> {
             let entry = &entries[*index];
             let mtime = times.get(index).copied().unwrap_or_else(Time::now);
