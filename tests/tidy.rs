@@ -131,7 +131,9 @@ fn nothing_is_left_undone() {
 fn no_path_of_a_build_machine() {
     // Put together here, so that this file does not break its own rule; and where this very copy was built.
     let mut machine: Vec<String> = ["/ro§ot/.", "/ho§me/runner", "/Us§ers/"].map(|path| path.replace('§', "")).into();
-    machine.extend(root().to_str().filter(|path| path.matches('/').count() > 1).map(str::to_owned));
+    // Where sources are written, that is; a checkout elsewhere may well lie at a place that an example names.
+    let here = std::env::var_os("CI").is_none();
+    machine.extend(root().to_str().filter(|path| here && path.matches('/').count() > 1).map(str::to_owned));
     let text_files = ["rs", "toml", "md", "sh", "json", "yml", "c"].iter().flat_map(|extension| files("", extension));
     let extra = ["check", ".ci/run"].map(|path| root().join(path)).into_iter().filter(|path| path.exists());
     let found = text_files.chain(extra).filter_map(|path| {

@@ -4,21 +4,19 @@
 //! saw, provided that nothing changed meanwhile. That is checked path by path; on any doubt the result is published all the same
 //! and not recorded.
 
+mod files;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs::File;
 use std::io;
 
 use wink_fs::attr::{Attr, Kind, Time};
-use wink_fs::backing::{Backing, BackingFile, StagedId};
-use wink_fs::delta::{Change, Changed, Delta, Source};
+use wink_fs::backing::StagedId;
+use wink_fs::delta::{Change, Changed, Delta};
 use wink_fs::observe::{Sight, same};
 use wink_fs::vfs::Revealed;
 use wink_fs::view::Notes;
 use wink_fs::zone::{Zones, join};
 use wink_platform::unix::backing::RealBacking;
-use wink_platform::unix::identity;
-use wink_platform::unix::place::aside_name;
-use wink_platform::unix::real_file::RealFile;
 use wink_store::Digest;
 use wink_store::TreePath;
 use wink_store::{Captured, RecordHead, Stream};
@@ -26,15 +24,12 @@ use wink_store::{Entry, Manifest, Output};
 use wink_store::{Observation, Seen, Trace};
 
 use super::Engine;
-use super::own::Standing;
+use super::own::{Standing, is_stored};
 use super::places::is_tracked;
-use super::publish::{Bytes, Deed};
-use super::tree::{Tree, digest_of_names, dir_mode, hash, list, os};
+use super::publish::Deed;
+use super::tree::{Tree, digest_of_names, dir_mode, list, os};
 use crate::config::matches_glob;
 use crate::roots::Bound;
-
-/// How many names are tried to tell where a file is set aside.
-const ASIDE_TOLD_MAX: usize = 100;
 
 /// What an earlier run left and this one was shown.
 pub struct Carried {
@@ -177,7 +172,7 @@ impl Capture<'_, '_> {
         let parent = path.iter().rposition(|byte| *byte == b'/').map(|slash| &path[..slash]);
         let moved = parent.is_some_and(|parent| self.moved.contains(parent));
         let was_seen = moved || self.run.sights.contains_key(&path);
-        if modified && self.is_stored(&path) {
+        if modified && is_stored(self.engine.store, &path, self.tree) {
             self.ours.insert(relative.clone());
         }
         let theirs = self.is_edited(&path, before)?;
@@ -225,186 +220,6 @@ impl Capture<'_, '_> {
             self.entries.insert(relative.clone(), (Entry { path: relative, output, modified }, mtime));
         }
         Ok(())
-    }
-
-    /// Stores a changed file. `None` if nothing but its times changed.
-    /// Whether the bytes of the file at a path are in the store.
-    fn is_stored(&mut self, path: &[u8]) -> bool {
-        match self.tree.attr(path) {
-            Ok(Some(attr)) if attr.kind == Kind::File => {
-                self.tree.digest(path, &attr).is_ok_and(|digest| self.engine.store.blob_path(&digest).exists())
-            }
-            _ => false,
-        }
-    }
-
-    /// Whether somebody else saved a file in this place while the command ran, and its bytes are nowhere but there. What wink itself left
-    /// or another run published is in the store.
-    fn is_edited(&mut self, path: &[u8], before: Option<Kind>) -> io::Result<bool> {
-        let seen = match self.run.sights.get(path) {
-            Some(sight) => sight.attr,
-            // Below a directory that the command made nobody asked what is there: nothing was.
-            None if before.is_none() => None,
-            None => return Ok(false),
-        };
-        let Some(now) = super::tree::look(path).ok().flatten().filter(|now| now.kind == Kind::File) else {
-            return Ok(false);
-        };
-        if same(seen.as_ref(), Some(&now)) {
-            return Ok(false);
-        }
-        let digest = self.tree.digest(path, &now)?;
-        Ok(!self.engine.store.blob_path(&digest).exists())
-    }
-
-    /// Two wrote one file: what the command wrote takes the place, as the later of the two would natively, and theirs is kept.
-    fn set_aside(&mut self, path: &[u8], relative: &[u8]) {
-        self.out.deeds.push(Deed::SetAside { path: relative.to_vec() });
-        let shown = self.shown(path);
-        let aside = (1..).map(|number| aside_name(relative, number));
-        let free = |name: &Vec<u8>| !matches!(super::tree::look(&join(self.engine.workspace(), name)), Ok(Some(_)));
-        let aside = aside.take(ASIDE_TOLD_MAX).find(free).unwrap_or_default();
-        let aside = String::from_utf8_lossy(&aside).into_owned();
-        let told = format!("{shown} was changed by somebody else while the command ran: their file is kept as {aside}");
-        self.out.doubts.insert(0, told);
-    }
-
-    /// Owners are published and not recorded: a result that depends on them is not repeated.
-    fn check_owner(&mut self, path: &[u8], change: &Change, before: Option<Kind>) -> io::Result<()> {
-        let (Change::File { attr, .. } | Change::Dir { attr } | Change::Link { attr, .. }) = change else {
-            return Ok(());
-        };
-        let there = if before.is_some() { self.tree.attr(path)? } else { None };
-        let own = identity::effective_ids();
-        let expected = match there {
-            Some(there) => attr.uid == there.uid && attr.gid == there.gid,
-            None => attr.uid == own.0 && (attr.gid == own.1 || attr.gid == self.group_above(path)?),
-        };
-        if !expected {
-            self.out.doubts.push(format!("the command changed the owner or group of {}", self.shown(path)));
-        }
-        Ok(())
-    }
-
-    /// The group of the nearest directory above that was there before: files may get theirs from it.
-    fn group_above(&mut self, path: &[u8]) -> io::Result<u32> {
-        let mut at = path;
-        while let Some(slash) = at.iter().rposition(|byte| *byte == b'/').filter(|slash| *slash > 0) {
-            at = &at[..slash];
-            if let Some(attr) = self.tree.attr(at)? {
-                return Ok(attr.gid);
-            }
-        }
-        Ok(identity::effective_ids().1)
-    }
-
-    /// `stood`: the view found something in this very place.
-    fn file(
-        &mut self,
-        path: &[u8],
-        relative: &[u8],
-        source: Source,
-        attr: &Attr,
-        stood: bool,
-    ) -> anyhow::Result<Option<Output>> {
-        // Only what the view found in this very place: with links on the way the path may lead elsewhere now.
-        let beneath = if stood { self.tree.attr(path)?.filter(|beneath| beneath.kind == Kind::File) } else { None };
-        let stored = match &source {
-            Source::Staged(staged) => self.adopt_staged(*staged),
-            Source::Beneath(from) if from == path && beneath.is_some_and(|beneath| beneath.mode == attr.mode) => {
-                if beneath.is_some_and(|beneath| (beneath.uid, beneath.gid) != (attr.uid, attr.gid)) {
-                    let (path, owner) = (relative.to_vec(), owner(attr));
-                    self.out.deeds.push(Deed::Attributes { path, mode: Some(attr.mode), mtime: attr.mtime, owner });
-                } else {
-                    self.out.deeds.push(Deed::Times { path: relative.to_vec(), mtime: attr.mtime });
-                }
-                return Ok(None);
-            }
-            Source::Beneath(from) => {
-                self.ensure_seen(from)?;
-                File::open(os(from)).map_err(anyhow::Error::from).and_then(|file| self.adopt_copy(file.into()))
-            }
-        };
-        let (digest, size) = match stored {
-            Ok(stored) => stored,
-            Err(error) => {
-                // The store failed, the command did not: its file reaches the workspace all the same.
-                self.out.doubts.push(format!("{} cannot be stored: {error:#}", self.shown(path)));
-                let bytes = match source {
-                    Source::Staged(staged) => Bytes::At(self.run.backing.staged_path(staged)?),
-                    Source::Beneath(from) => Bytes::At(os(&from).to_owned()),
-                };
-                let path = relative.to_vec();
-                self.out.deeds.push(Deed::File { path, bytes, mode: attr.mode, mtime: attr.mtime, owner: owner(attr) });
-                return Ok(None);
-            }
-        };
-        let same_bytes = match &beneath {
-            Some(beneath) => beneath.size == size && self.tree.digest(path, beneath).is_ok_and(|old| old == digest),
-            None => false,
-        };
-        self.out.deeds.push(match beneath {
-            Some(beneath) if same_bytes => {
-                let mode = (beneath.mode != attr.mode).then_some(attr.mode);
-                let owner = owner(attr).filter(|owner| *owner != (beneath.uid, beneath.gid));
-                Deed::Attributes { path: relative.to_vec(), mode, mtime: attr.mtime, owner }
-            }
-            _ => {
-                let bytes = Bytes::Blob { digest, size };
-                Deed::File { path: relative.to_vec(), bytes, mode: attr.mode, mtime: attr.mtime, owner: owner(attr) }
-            }
-        });
-        Ok(Some(Output::File { digest, size, mode: attr.mode }))
-    }
-
-    fn adopt_staged(&mut self, staged: StagedId) -> anyhow::Result<(Digest, u64)> {
-        if let Some(known) = self.adopted.get(&staged) {
-            return Ok(*known);
-        }
-        let stored = if self.run.live {
-            // A blob must never change again, and whoever still runs may hold the staged file open.
-            self.adopt_copy(self.run.backing.open_staged(staged)?)?
-        } else {
-            self.adopt(&self.run.backing.staged_path(staged)?)?
-        };
-        self.adopted.insert(staged, stored);
-        Ok(stored)
-    }
-
-    /// Makes a blob of a staged file: hash and rename.
-    fn adopt(&mut self, staged: &std::path::Path) -> anyhow::Result<(Digest, u64)> {
-        let mut file = File::open(staged)?;
-        let size = file.metadata()?.len();
-        let workspace = self.engine.workspace();
-        let home = self.home();
-        let needles: Vec<&[u8]> = [workspace].into_iter().chain(home.as_deref()).collect();
-        let hashed = hash(&mut file, &needles)?;
-        self.out.bound_workspace |= hashed.found[0];
-        self.out.bound_home |= hashed.found.get(1).copied().unwrap_or(false);
-        self.engine.store.adopt(staged, &hashed.digest)?;
-        let blob = self.engine.store.blob_path(&hashed.digest);
-        if let Some(attr) = super::tree::look(blob.as_os_str().as_encoded_bytes())? {
-            self.tree.learn(&attr, hashed.digest);
-        }
-        Ok((hashed.digest, size))
-    }
-
-    /// Makes a blob of a copy of a file.
-    fn adopt_copy(&mut self, source: RealFile) -> anyhow::Result<(Digest, u64)> {
-        let (staged, copy) = self.run.backing.stage()?;
-        copy.clone_all(&source)?;
-        drop(copy);
-        self.adopt(&self.run.backing.staged_path(staged)?)
-    }
-
-    fn home(&self) -> Option<Vec<u8>> {
-        self.engine.task.home.as_ref().map(|home| home.as_os_str().as_encoded_bytes().to_vec())
-    }
-
-    fn search(&mut self, bytes: &[u8]) {
-        let finds = |needle: &[u8]| memchr::memmem::find(bytes, needle).is_some();
-        self.out.bound_workspace |= finds(self.engine.workspace());
-        self.out.bound_home |= self.home().is_some_and(|home| finds(&home));
     }
 
     fn printed(&mut self) {

@@ -77,7 +77,7 @@ impl Engine<'_> {
                 Err(error) => return Err(error),
             }
         }
-        if nearest.is_none() && !found.reason.is_empty() {
+        if nearest.is_none() && !self.ran_here()? {
             found.reason = format!("first run here; compared with another workspace: {}", found.reason);
         }
         Ok(found)
@@ -101,6 +101,15 @@ impl Engine<'_> {
             other_arguments |= earlier.argv.first() == parts.argv.first() && earlier.cwd == parts.cwd;
         }
         Ok(if other_arguments { "first run with this command line".to_owned() } else { "first run".to_owned() })
+    }
+
+    /// Whether a run with this task key took place in this workspace.
+    fn ran_here(&self) -> Result<bool, StoreError> {
+        let parts = &self.task.keys.parts;
+        let recent = self.store.recent_keys(self.workspace())?;
+        Ok(recent
+            .iter()
+            .any(|earlier| serde_json::from_slice::<KeyParts>(earlier).is_ok_and(|earlier| earlier == *parts)))
     }
 
     /// Remembers the task key for such explanations.

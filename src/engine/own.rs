@@ -73,6 +73,16 @@ fn collect(left: &mut Left, manifest: &Manifest) {
     }
 }
 
+/// Whether a path holds a file whose bytes are in the store: then some run made it, or read and changed it, and nobody's edit is lost with it.
+pub fn is_stored(store: &Store, path: &[u8], tree: &mut Tree<'_>) -> bool {
+    match tree.attr(path) {
+        Ok(Some(attr)) if attr.kind == Kind::File => {
+            tree.digest(path, &attr).is_ok_and(|digest| store.blob_path(&digest).exists())
+        }
+        _ => false,
+    }
+}
+
 /// Which of these stand untouched in the workspace.
 pub fn standing(left: &Left, workspace: &[u8], tree: &mut Tree<'_>) -> io::Result<Standing> {
     let mut standing = Standing::default();

@@ -20,7 +20,7 @@ use wink_store::{Store, StoreError};
 use super::{Asked, INSIDE, Missed, native, not_started};
 use crate::config::Own;
 use crate::engine::capture::{Carried, Harvest, Yield};
-use crate::engine::own::{Standing, is_history, standing};
+use crate::engine::own::{Standing, is_history, is_stored, standing};
 use crate::engine::publish::lock;
 use crate::engine::session::{Outcome, Ran};
 use crate::engine::tree::Tree;
@@ -331,7 +331,7 @@ fn shown(engine: &Engine<'_>, standing: &Standing, tree: &mut Tree<'_>) -> anyho
         .map(|(path, _)| path.clone())
         .collect();
     for path in touched {
-        if !is_of_another_task(engine, &path, tree) {
+        if !is_stored(engine.store, &join(engine.workspace(), &path), tree) {
             return Ok(all_hidden());
         }
         carried.outputs.remove(&path);
@@ -345,17 +345,6 @@ fn shown(engine: &Engine<'_>, standing: &Standing, tree: &mut Tree<'_>) -> anyho
         }
     }
     Ok(Shown { carried: Some(carried), hidden })
-}
-
-/// Whether a path holds a file that some run published: its bytes are in the store, which nobody's edits are.
-fn is_of_another_task(engine: &Engine<'_>, path: &[u8], tree: &mut Tree<'_>) -> bool {
-    let absolute = join(engine.workspace(), path);
-    match tree.attr(&absolute) {
-        Ok(Some(attr)) if attr.kind == wink_fs::attr::Kind::File => {
-            tree.digest(&absolute, &attr).is_ok_and(|digest| engine.store.blob_path(&digest).exists())
-        }
-        _ => false,
-    }
 }
 
 trait IsDir {
