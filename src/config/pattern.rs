@@ -1,6 +1,6 @@
 //! Globs over plain strings: `*` is any run of bytes, `?` any one byte, everything else itself.
 //!
-//! [`matches`] is for command lines and names of variables, where `/` means nothing; [`matches_glob`] for files, where it does.
+//! [`matches()`] is for command lines and names of variables, where `/` means nothing; [`matches_glob()`] for files, where it does.
 //! The time is at most the product of both lengths.
 
 /// Whether the whole `text` matches.
