@@ -3,7 +3,7 @@
 //!
 //! All names are relative to directory handles; nothing here follows a symbolic link.
 
-use crate::attr::{Attr, Kind, SetAttr};
+use crate::attr::{Attr, Kind, SetAttr, Time};
 use crate::name::Name;
 use crate::status::Status;
 
@@ -39,6 +39,28 @@ pub enum RenameMode {
     NoReplace,
     /// Swap the two.
     Exchange,
+}
+
+/// How setting an extended attribute treats one of that name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XattrMode {
+    /// Sets it, there or not.
+    Set,
+    /// Fails if it is there.
+    Create,
+    /// Fails if it is not.
+    Replace,
+}
+
+/// The attributes of a file that is put in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placing {
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner and group; `None`: this process'.
+    pub owner: Option<(u32, u32)>,
+    /// Last change of the bytes.
+    pub mtime: Time,
 }
 
 /// One name of a listing.
@@ -84,6 +106,13 @@ pub trait BackingFile: Send + Sync + 'static {
     fn copy_from(&self, from: &Self, from_offset: u64, offset: u64, length: u64) -> Result<u64>;
     /// Makes this (empty) file a copy of all of `from`, holes kept, blocks shared where the file system can.
     fn clone_all(&self, from: &Self) -> Result<()>;
+    /// The same file for reading and writing, whatever its name is by now.
+    fn reopen_writable(&self) -> Result<Self>
+    where
+        Self: Sized,
+    {
+        Err(Status::Unsupported)
+    }
 }
 
 /// The tree beneath. `Dir` is a cheap handle of a directory that stays usable when descriptors run short.
@@ -131,6 +160,41 @@ pub trait Backing: Send + Sync + 'static {
     /// Changes attributes of `name` in `dir` without following it; a size change opens and truncates.
     fn set_attr(&self, dir: &Self::Dir, name: &Name, change: &SetAttr) -> Result<()>;
 
+    /// Changes attributes of a directory itself.
+    fn set_dir_attr(&self, _dir: &Self::Dir, _change: &SetAttr) -> Result<()> {
+        Err(Status::Unsupported)
+    }
+    /// Puts a copy of all of `bytes` under a free name, whole or not at all; blocks shared where the file system can.
+    fn place(&self, _dir: &Self::Dir, _name: &Name, _bytes: &Self::File, _attr: &Placing) -> Result<()> {
+        Err(Status::Unsupported)
+    }
+    /// Makes the names of a directory durable.
+    fn sync_dir(&self, _dir: &Self::Dir) -> Result<()> {
+        Err(Status::Unsupported)
+    }
+    /// An extended attribute of `name` in `dir`, or of `dir` itself; a symbolic link's own.
+    fn get_xattr(&self, _dir: &Self::Dir, _name: Option<&Name>, _key: &[u8]) -> Result<Vec<u8>> {
+        Err(Status::Unsupported)
+    }
+    /// The names of all extended attributes.
+    fn list_xattrs(&self, _dir: &Self::Dir, _name: Option<&Name>) -> Result<Vec<Vec<u8>>> {
+        Err(Status::Unsupported)
+    }
+    /// Sets an extended attribute.
+    fn set_xattr(
+        &self,
+        _dir: &Self::Dir,
+        _name: Option<&Name>,
+        _key: &[u8],
+        _value: &[u8],
+        _mode: XattrMode,
+    ) -> Result<()> {
+        Err(Status::Unsupported)
+    }
+    /// Removes an extended attribute.
+    fn remove_xattr(&self, _dir: &Self::Dir, _name: Option<&Name>, _key: &[u8]) -> Result<()> {
+        Err(Status::Unsupported)
+    }
     /// A new empty file in the staging area, open for reading and writing.
     fn stage(&self) -> Result<(StagedId, Self::File)>;
     /// As [`Backing::stage`] on another file system, for when the staging area is full: a task must not fail because the cache is.

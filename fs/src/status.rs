@@ -70,6 +70,9 @@ pub enum Status {
     /// No data or hole beyond that offset.
     #[error("no such device or address")]
     NoData,
+    /// There is no extended attribute of that name.
+    #[error("no data available")]
+    NoAttribute,
     /// The node is gone.
     #[error("stale file handle")]
     Stale,

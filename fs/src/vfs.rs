@@ -2,7 +2,8 @@
 //! encode the answer.
 
 use crate::attr::{Attr, Kind, SetAttr};
-use crate::backing::{RenameMode, Result, Seek, Space, Want};
+use crate::backing::{RenameMode, Result, Seek, Space, Want, XattrMode};
+use crate::status::Status;
 
 /// What the kernel knows a node by; 1 is the top of the tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -154,6 +155,30 @@ pub trait Vfs: Send + Sync + 'static {
     fn contents(&self, parent: NodeId, name: &[u8]) -> Option<Revealed>;
     /// Size and room.
     fn space(&self, id: NodeId) -> Result<Space>;
+    /// Makes the names of a directory durable.
+    fn sync_dir(&self, _id: NodeId) -> Result<()> {
+        Ok(())
+    }
+    /// Somebody without privileges writes to the file: its set-user-ID and set-group-ID bits go (`write(2)`).
+    fn drop_privilege_bits(&self, _id: NodeId) -> Result<()> {
+        Ok(())
+    }
+    /// An extended attribute.
+    fn get_xattr(&self, _id: NodeId, _key: &[u8]) -> Result<Vec<u8>> {
+        Err(Status::Unsupported)
+    }
+    /// The names of all extended attributes.
+    fn list_xattrs(&self, _id: NodeId) -> Result<Vec<Vec<u8>>> {
+        Err(Status::Unsupported)
+    }
+    /// Sets an extended attribute.
+    fn set_xattr(&self, _id: NodeId, _key: &[u8], _value: &[u8], _mode: XattrMode) -> Result<()> {
+        Err(Status::Unsupported)
+    }
+    /// Removes an extended attribute.
+    fn remove_xattr(&self, _id: NodeId, _key: &[u8]) -> Result<()> {
+        Err(Status::Unsupported)
+    }
     /// `access(2)`, where the kernel leaves it to us.
     fn permits(&self, caller: Caller, id: NodeId, want: Want) -> Result<()>;
 }

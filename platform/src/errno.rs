@@ -49,6 +49,7 @@ table! {
     Busy = EBUSY | EAGAIN;
     TextBusy = ETXTBSY;
     NoData = ENXIO;
+    NoAttribute = ENODATA;
     Stale = ESTALE;
     Io = EIO;
 }
