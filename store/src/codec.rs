@@ -1,4 +1,4 @@
-//! The small binary language of traces, manifest nodes and captured output.
+//! The small binary language of traces, manifest nodes, captured output, packs and layers.
 //!
 //! Numbers are variable-length (seven bits per byte, low bits first, shortest form only), byte strings carry their length.
 //! Invariants of the reader: it never panics, never reads past its input, and never reserves more memory than the rest of the
@@ -108,6 +108,13 @@ impl Writer {
         }
     }
 
+    /// A path of a sorted list, without the bytes that it shares with the path `before` it.
+    pub fn path_after(&mut self, before: &[u8], path: &[u8]) {
+        let shared = before.iter().zip(path).take_while(|(old, new)| old == new).count();
+        self.count(shared);
+        self.string(&path[shared..]);
+    }
+
     /// A digest.
     pub fn digest(&mut self, digest: &Digest) {
         self.bytes.extend_from_slice(&digest.0);
@@ -178,6 +185,24 @@ impl<'a> Reader<'a> {
     pub fn string(&mut self, limit: usize) -> Result<&'a [u8], DecodeError> {
         let length = self.length(limit)?;
         self.take(length)
+    }
+
+    /// Turns `path` into the path that follows it in a sorted list; only the first one may be empty.
+    pub fn next_path(&mut self, path: &mut Vec<u8>, first: bool) -> Result<(), DecodeError> {
+        let shared = self.length(path.len())?;
+        let suffix = self.string(PATH_BYTES_MAX - shared)?;
+        // Ascending, and no byte spelled out that could have been shared: one spelling per list of paths.
+        let ascends = match (path.get(shared), suffix.first()) {
+            (Some(old), Some(new)) => new > old,
+            (None, Some(_)) => true,
+            (_, None) => first,
+        };
+        if !ascends {
+            return Err(DecodeError::Order);
+        }
+        path.truncate(shared);
+        path.extend_from_slice(suffix);
+        Ok(())
     }
 
     /// A digest.

@@ -57,7 +57,7 @@ use faults::gate;
 /// Makes a chosen step of the current thread fail.
 #[cfg(test)]
 pub(crate) mod faults {
-    use super::{Step, io};
+    use super::{File, Step, Write, io};
     use std::cell::Cell;
 
     thread_local! {
@@ -73,6 +73,11 @@ pub(crate) mod faults {
             }
             None => Ok(()),
         })
+    }
+
+    /// What a full disk does before it says so, if the step about to come fails.
+    pub(super) fn write_half(file: &mut File, bytes: &[u8]) -> io::Result<()> {
+        if LEFT.get() == Some(0) { file.write_all(&bytes[..bytes.len() / 2]) } else { Ok(()) }
     }
 
     /// Runs `work` so that every step after the first `count` fails; also says whether any did.
@@ -168,6 +173,13 @@ pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
+/// Opens a log, making it when needed: read from its beginning, written at its end only. A link in its place is refused.
+pub(crate) fn open_append(path: &Path) -> io::Result<File> {
+    gate(Step::Open)?;
+    let flags = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
+    OpenOptions::new().read(true).append(true).create(true).mode(0o600).custom_flags(flags).open(path)
+}
+
 /// Takes the lock if nobody else holds it.
 pub(crate) fn try_lock(file: &File, exclusive: bool) -> io::Result<bool> {
     gate(Step::Lock)?;
@@ -198,10 +210,18 @@ pub(crate) fn has_name(file: &File) -> io::Result<bool> {
     file.metadata().map(|found| found.nlink() > 0)
 }
 
-/// Writes all bytes.
+/// Writes all bytes. When that fails, some of them may have been written.
 pub(crate) fn write(file: &mut File, bytes: &[u8]) -> io::Result<()> {
+    #[cfg(test)]
+    faults::write_half(file, bytes)?;
     gate(Step::Write)?;
     file.write_all(bytes)
+}
+
+/// Cuts a file off after `length` bytes.
+pub(crate) fn truncate(file: &File, length: u64) -> io::Result<()> {
+    gate(Step::Write)?;
+    file.set_len(length)
 }
 
 /// Reads at most `limit` bytes of a file.
@@ -290,6 +310,12 @@ pub(crate) fn sync(file: &File) -> io::Result<()> {
 pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {
     gate(Step::Sync)?;
     File::open(path)?.sync_all()
+}
+
+/// Waits until everything that was written to the file system of `path` is on the disk.
+pub(crate) fn sync_file_system(path: &Path) -> io::Result<()> {
+    gate(Step::Sync)?;
+    Ok(rustix::fs::syncfs(File::open(path)?)?)
 }
 
 /// Bytes that this user may still write on the disk of `path`.

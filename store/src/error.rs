@@ -74,6 +74,12 @@ pub enum StoreError {
         /// How long this process waited.
         waited_s: u64,
     },
+    /// Another process may change what a mounted tree shows, and there can be only one.
+    #[error("another process keeps what {} shows (its daemon, or a command that just ends); try again when it is done", root.display())]
+    LayerInUse {
+        /// The root of the mount.
+        root: PathBuf,
+    },
     /// The index could not be read or written, though nothing says that it is damaged.
     #[error("cannot use the cache index {}: {detail}; check free space and permissions there", path.display())]
     Index {

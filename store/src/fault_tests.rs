@@ -7,8 +7,8 @@ use std::path::Path;
 
 use crate::disk::faults;
 use crate::{
-    Captured, Digest, Entry, Manifest, Output, OwnKey, Record, RecordHead, RecordId, Store, StoreError, Stream,
-    TaskKey, Trace,
+    Captured, Digest, Entry, Manifest, Output, OwnKey, Pack, Packed, Record, RecordHead, RecordId, Step, Store,
+    StoreError, Stream, TaskKey, Trace,
 };
 
 /// More steps than any operation here has.
@@ -85,6 +85,97 @@ fn any_step_may_fail() {
         check(&dir, b"second");
         if !failed && !failed_again {
             assert!(count > 20, "the steps are counted");
+            return;
+        }
+    }
+    panic!("more steps than expected");
+}
+
+const ROOT: &[u8] = b"/ws";
+
+fn put(name: &str) -> Step {
+    Step::Put { path: name.into(), output: Output::Dir { mode: 0o755 }, mtime_ns: 1 }
+}
+
+/// Changes a layer in every way; says in `done` which steps the log holds for certain.
+fn change_layer(store: &Store, done: &mut Vec<Step>) -> Result<(), StoreError> {
+    let output = Output::Dir { mode: 0o755 };
+    let pack = store.put_pack(&Pack { entries: vec![Packed { path: b"d".to_vec(), output, rank: 0 }] })?;
+    let (mut log, steps) = store.open_layer(ROOT)?;
+    assert_eq!(steps, *done);
+    for step in [Step::Attach { at: Vec::new(), pack, first_ns: 1, step_ns: 1 }, put("a"), put("b")] {
+        log.append(std::slice::from_ref(&step))?;
+        done.push(step);
+    }
+    log.rewrite(done)?;
+    log.append(&[put("c")])?;
+    done.push(put("c"));
+    store.pinned()?;
+    store.layer_roots()?;
+    store.sync()
+}
+
+#[test]
+fn any_step_on_a_layer_may_fail() {
+    for count in 0..STEPS_MAX {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store")).unwrap();
+        let mut done = Vec::new();
+        let (result, failed) = faults::after(count, || change_layer(&store, &mut done));
+        assert!(failed || result.is_ok(), "step {count}: {result:?}");
+        assert_eq!(store.read_layer(ROOT).unwrap(), done, "step {count}: for a reader");
+        let (mut log, steps) = store.open_layer(ROOT).unwrap();
+        assert_eq!((&steps, log.notice()), (&done, None), "step {count}: a full disk is no damage");
+        log.append(&[put("z")]).unwrap();
+        assert_eq!(store.read_layer(ROOT).unwrap().len(), done.len() + 1, "step {count}");
+        if !failed {
+            assert!(count > 20, "the steps are counted");
+            return;
+        }
+    }
+    panic!("more steps than expected");
+}
+
+/// The disk fills up in the middle of a record, or just after it, and has room again later: the same handle goes on.
+#[test]
+fn a_log_goes_on_after_a_full_disk() {
+    for count in 0..6 {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store")).unwrap();
+        let (mut log, _) = store.open_layer(ROOT).unwrap();
+        log.append(&[put("a")]).unwrap();
+        let length = log.bytes();
+        let (appended, _) = faults::after(0, || log.append(&[put("b")]));
+        assert!(appended.is_err());
+        assert_eq!((log.records(), log.bytes()), (1, length));
+        assert_eq!(store.read_layer(ROOT).unwrap(), [put("a")]);
+        let (rewritten, _) = faults::after(count, || log.rewrite(&[put("a")]));
+        assert_eq!(rewritten.is_ok(), count == 5, "step {count}: {rewritten:?}");
+        log.append(&[put("c")]).unwrap();
+        assert_eq!(store.read_layer(ROOT).unwrap(), [put("a"), put("c")], "step {count}");
+        drop(log);
+        let (log, steps) = store.open_layer(ROOT).unwrap();
+        assert_eq!((steps, log.notice()), (vec![put("a"), put("c")], None));
+    }
+}
+
+/// Damage is not cut off before it was set aside.
+#[test]
+fn damage_is_set_aside_whole_or_stays() {
+    for count in 0..STEPS_MAX {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store")).unwrap();
+        drop(store.open_layer(ROOT).unwrap());
+        let path = dir.path().join(format!("store/layers/{}/log", Digest::of(ROOT)));
+        let damage = [0; 100];
+        fs::write(&path, damage).unwrap();
+        let (result, _) = faults::after(count, || store.open_layer(ROOT));
+        let quarantine = fs::read_dir(dir.path().join("store/quarantine")).unwrap();
+        let aside = quarantine.filter(|entry| entry.as_ref().unwrap().metadata().unwrap().len() == 100).count();
+        assert!(aside == 1 || fs::read(&path).unwrap() == damage, "step {count}");
+        if let Ok((log, steps)) = result {
+            assert!(log.notice().is_some() && steps.is_empty());
+            assert!(count > 8, "the steps are counted");
             return;
         }
     }

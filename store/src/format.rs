@@ -22,6 +22,7 @@ const FORMAT_BYTES_MAX: u64 = 64 * 1024;
 pub(crate) const BLOBS: &str = "blobs";
 pub(crate) const STAGING: &str = "staging";
 pub(crate) const QUARANTINE: &str = "quarantine";
+pub(crate) const LAYERS: &str = "layers";
 const FORMAT: &str = "format";
 
 /// Makes the directory when needed, checks whose it is and which format it has.
@@ -46,7 +47,7 @@ pub(crate) fn prepare(dir: &Path) -> Result<(), StoreError> {
         return Err(StoreError::WritableByOthers { path: dir.to_owned(), mode: facts.mode });
     }
     check_format(dir)?;
-    for name in [BLOBS, STAGING, QUARANTINE] {
+    for name in [BLOBS, STAGING, QUARANTINE, LAYERS] {
         let path = dir.join(name);
         disk::make_dir(&path).map_err(StoreError::disk("make the directory", &path))?;
     }

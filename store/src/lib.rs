@@ -1,5 +1,5 @@
-//! The content-addressed store of wink: blobs, manifests, traces, records and their index. It never knows that a file system
-//! is served from it, prints nothing and reads no environment.
+//! The content-addressed store of wink: blobs, manifests, traces, records and their index, packs and layers. It never knows
+//! that a file system is served from it, prints nothing and reads no environment.
 //!
 //! # On disk
 //!
@@ -8,7 +8,9 @@
 //!   format                     version and features, text
 //!   blobs/ab/cdef…             bytes named by their BLAKE3 digest, 0444, never written to again
 //!   staging/                   files of running tasks; one directory with a lock file per run
-//!   quarantine/                damaged blobs and indexes, for people to look at
+//!   quarantine/                damaged blobs, indexes and layers, for people to look at
+//!   layers/<digest>/           what one mounted tree shows besides its real files: `root`, `log`, `lock`
+//!   locks/<digest>             the program's own: held while a run publishes into one workspace
 //!   index.sqlite               records, traces, trees, what stands in which workspace, the digest cache (WAL)
 //!   index.lock                 held while the index is opened, made or set aside
 //!   index.damaged              a reader met damage: the next opening checks the whole index
@@ -21,13 +23,15 @@
 //! - A machine that stops may lose bytes of recent blobs. A record carries the boot under which its blobs were written; its
 //!   first use in another boot hashes them once (module `durable`). Damage is a miss, never a wrong output.
 //! - The index commits without waiting for the disk: a stop of the machine may lose the last records, not the index.
+//! - A layer is appended to without waiting for the disk, too; whoever promises more asks for it ([`Store::sync`]).
 //! - Losing the index loses hits, never files: it is set aside and started anew, with one line said ([`Store::notice`]).
 //!
 //! # Locks
 //!
 //! One mutex per [`Store`], around the index connection, never held while blobs are read or written. Between processes: SQLite's
-//! own locks for the index, `index.lock` around opening it, one lock file per staging directory, and rename for blobs. No two
-//! of them are ever waited for together, except that `index.lock` is held while SQLite's are taken; never the other way.
+//! own locks for the index, `index.lock` around opening it, one lock file per staging directory and per layer, and rename for
+//! blobs. No two of them are ever waited for together, except that `index.lock` is held while SQLite's are taken; never the
+//! other way. The lock of a layer is not waited for at all.
 
 #![forbid(unsafe_code)]
 
@@ -41,7 +45,9 @@ mod error;
 mod fault_tests;
 mod format;
 mod index;
+pub mod layer;
 pub mod manifest;
+pub mod pack;
 pub mod path;
 pub mod record;
 mod schema;
@@ -56,7 +62,9 @@ pub use digest::{Digest, NotADigest};
 pub use error::StoreError;
 pub use format::FORMAT_VERSION;
 pub use index::{CachedDigest, FileId, FileStamp, HEADS_MAX, INLINE_BYTES_MAX};
+pub use layer::{LayerLog, Step};
 pub use manifest::{Entry, Manifest, Output, Tree};
+pub use pack::{Pack, Packed};
 pub use path::{NotATreePath, Root, TreePath};
 pub use record::{Captured, OwnKey, Record, RecordHead, RecordId, Stream, TaskKey};
 pub use schema::SCHEMA_VERSION;

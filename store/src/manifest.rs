@@ -3,11 +3,14 @@
 //! In memory a [`Manifest`] is the flat sorted list; stored, each directory is one node named by its digest, so that equal
 //! subtrees of different records are stored once and can be compared by one digest.
 
+mod output;
 mod tree;
 
 use crate::digest::Digest;
 
-pub use tree::{DEPTH_MAX, Tree};
+pub use output::DEPTH_MAX;
+pub(crate) use output::{check_list, check_path};
+pub use tree::Tree;
 
 /// What is at one path after the run.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 use wink_store::{
-    Captured, DecodeError, Digest, Entry, Manifest, Observation, Output, Root, Seen, StoreError, Trace, Tree, TreePath,
-    listing_digest,
+    Captured, DecodeError, Digest, Entry, Manifest, Observation, Output, Pack, Packed, Root, Seen, StoreError, Trace,
+    Tree, TreePath, listing_digest,
 };
 
 fn read_back(tree: &Tree) -> Result<Manifest, StoreError> {
@@ -58,9 +58,15 @@ proptest! {
     }
 
     #[test]
-    fn noise_never_panics(noise in proptest::collection::vec(any::<u8>(), 0..200), header in 0..3usize) {
-        let bytes = [[&b"wT1"[..], b"wM1", b"wC1"][header], &noise].concat();
+    fn packs_round_trip(pack in support::pack()) {
+        prop_assert_eq!(Pack::decode(&pack.encode()).unwrap(), pack);
+    }
+
+    #[test]
+    fn noise_never_panics(noise in proptest::collection::vec(any::<u8>(), 0..200), header in 0..4usize) {
+        let bytes = [[&b"wT1"[..], b"wM1", b"wC1", b"wP1"][header], &noise].concat();
         let _ = Trace::decode(&bytes);
+        let _ = Pack::decode(&bytes);
         let _ = Captured::decode(&bytes);
         let _ = read_as_root(&bytes, &Manifest::default().to_tree());
     }
@@ -87,6 +93,15 @@ proptest! {
         for bytes in mutations(root) {
             if let Ok(read) = read_as_root(&bytes, &tree) {
                 prop_assert_eq!(read.to_tree().root, Digest::of(&bytes));
+            }
+        }
+    }
+
+    #[test]
+    fn damaged_packs_are_refused_or_canonical(pack in support::pack()) {
+        for bytes in mutations(&pack.encode()) {
+            if let Ok(read) = Pack::decode(&bytes) {
+                prop_assert_eq!(read.encode(), bytes);
             }
         }
     }
@@ -162,6 +177,31 @@ fn manifests_refuse_what_cannot_be() {
 }
 
 #[test]
+fn packs_refuse_what_cannot_be() {
+    let refused = |paths: &[(&str, Output)]| {
+        let packed = |(path, output): &(&str, Output)| Packed { path: (*path).into(), output: output.clone(), rank: 0 };
+        Pack::decode(&Pack { entries: paths.iter().map(packed).collect() }.encode()).unwrap_err()
+    };
+    let dir = Output::Dir { mode: 0o755 };
+    let link = Output::Link { target: b"t".to_vec() };
+    assert_eq!(refused(&[("a", link.clone()), ("a-b", dir.clone()), ("a/b", dir.clone())]), DecodeError::Shape);
+    assert_eq!(refused(&[("b", dir.clone()), ("a", dir.clone())]), DecodeError::Order);
+    assert_eq!(refused(&[("a", dir.clone()), ("a", dir.clone())]), DecodeError::Order);
+    assert_eq!(refused(&[("a/..", dir.clone())]), DecodeError::Path);
+    assert_eq!(refused(&[("/a", dir.clone())]), DecodeError::Path);
+    assert_eq!(refused(&[("a", Output::Removed), ("b", dir.clone())]), DecodeError::Kind);
+    assert_eq!(refused(&[("a", Output::Dir { mode: 0o10000 })]), DecodeError::Number);
+    assert_eq!(refused(&[("a", Output::Link { target: b"a\0b".to_vec() })]), DecodeError::Path);
+    // The empty path: the directory itself is no entry.
+    assert_eq!(Pack::decode(b"wP1\x01\x00\x00d\xed\x03\x00"), Err(DecodeError::Path));
+    assert_eq!(
+        Pack::decode(b"wP1\x01\x00\x01ad\xed\x03\xff\xff\xff\xff\x10"),
+        Err(DecodeError::Number),
+        "a large rank"
+    );
+}
+
+#[test]
 fn shared_nodes_cannot_expand_without_end() {
     // Forty levels, each holding the next one twice: 2^40 files from a few kilobytes.
     let leaf = Manifest { entries: vec![support::file("a", b"x")] }.to_tree();
@@ -227,6 +267,11 @@ fn digests_are_stable() {
         .into(),
     };
     let record = support::record("task", b"input", vec![support::file("out/a", b"1"), support::file("out/b", b"2")]);
+    let packed = Pack {
+        entries: (record.outputs.entries.iter().zip(1..))
+            .map(|(entry, rank)| Packed { path: entry.path.clone(), output: entry.output.clone(), rank })
+            .collect(),
+    };
     let pinned = [
         ("bytes", Digest::of(b"wink"), "f2003f9cc2c92a0592de9fd9c53cc72fd930bf512908379140ebab32ba8c50e4"),
         ("trace", trace.fingerprint(), "8c794e913c5c15adab9f61b4558e9b2b755cbea4f5db1a3e1ffd4790c0a8b7e3"),
@@ -246,6 +291,7 @@ fn digests_are_stable() {
             Digest::of(&record.captured.encode()),
             "7239d76e586310f17071869b22a4dd6450923cde406cc124be038e128519fa6a",
         ),
+        ("pack", Digest::of(&packed.encode()), "6e04e4dd87ef9b5010d9b07a7fb5e68e7315b268154a1e86e715fd4724129898"),
         ("record", record.head.id.0, "63e16ec0674da6a4e2e5f6a8442574fa047d10359ef551a5766b035cc174f6ff"),
         (
             "listing",

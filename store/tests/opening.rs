@@ -22,7 +22,7 @@ fn a_new_store_is_private() {
     assert_eq!(mode(&path), 0o700);
     assert_eq!(mode(&path.join("index.sqlite")), 0o600);
     assert_eq!(fs::read_to_string(path.join("format")).unwrap(), "wink store 1\n");
-    for name in ["blobs", "staging", "quarantine"] {
+    for name in ["blobs", "staging", "quarantine", "layers"] {
         assert_eq!(mode(&path.join(name)), 0o700, "{name}");
     }
 }

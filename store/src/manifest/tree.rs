@@ -9,14 +9,13 @@
 //! A letter in upper case has a child. Canonical as traces are; equal subtrees are one node. A reader trusts no byte: each
 //! node must hash to its name, and paths, depth, counts and the total that shared nodes expand to are limited.
 
-use std::cmp::Ordering;
 use std::collections::HashSet;
 
+use super::output::{DEPTH_MAX, check_list, tree_order};
 use super::{Entry, Manifest, Output};
-use crate::codec::{Budget, DecodeError, PATH_BYTES_MAX, PATHS_MAX, Reader, TARGET_BYTES_MAX, Writer, check_name};
+use crate::codec::{Budget, DecodeError, PATH_BYTES_MAX, PATHS_MAX, Reader, Writer, check_name};
 use crate::digest::Digest;
 use crate::error::StoreError;
-use crate::path::is_relative;
 
 const HEADER: &[u8] = b"wM1";
 const MODIFIED: u8 = 0x80;
@@ -26,9 +25,6 @@ const CHILDLESS: u8 = 0x20;
 
 /// The smallest name: a length, one byte, a tag.
 const NAME_BYTES_MIN: usize = 3;
-
-/// The deepest path: a name per two bytes of the longest path would be 32,768; no real tree is near 4,096.
-pub const DEPTH_MAX: usize = 4096;
 
 /// A manifest as nodes, ready to be stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,28 +95,10 @@ impl Manifest {
     /// Whether the entries are what a manifest promises: sorted, plain relative paths, each once; nothing below a file or a
     /// link, nothing but removals below a removal; removals marked as modified; permission bits and targets possible.
     pub fn check(&self) -> Result<(), DecodeError> {
-        if self.entries.len() > PATHS_MAX {
-            return Err(DecodeError::TooLarge);
+        if self.entries.iter().any(|entry| entry.output == Output::Removed && !entry.modified) {
+            return Err(DecodeError::Kind);
         }
-        if self.entries.windows(2).any(|pair| pair[0].path >= pair[1].path) {
-            return Err(DecodeError::Order);
-        }
-        for entry in &self.entries {
-            check_entry(entry)?;
-        }
-        // In tree order everything below a path follows it at once, so one open non-directory is enough to remember.
-        let mut sorted: Vec<&Entry> = self.entries.iter().collect();
-        sorted.sort_by(|one, two| tree_order(&one.path, &two.path));
-        let mut closed: Option<&Entry> = None;
-        for entry in sorted {
-            let below = closed.filter(|above| is_below(&entry.path, &above.path));
-            match below.map(|above| &above.output) {
-                Some(Output::Removed) if entry.output == Output::Removed => continue,
-                Some(_) => return Err(DecodeError::Shape),
-                None => closed = (!matches!(entry.output, Output::Dir { .. })).then_some(entry),
-            }
-        }
-        Ok(())
+        check_list(self.entries.iter().map(|entry| (entry.path.as_slice(), &entry.output)))
     }
 
     /// Total bytes of the files.
@@ -128,35 +106,6 @@ impl Manifest {
         let size = |entry: &Entry| if let Output::File { size, .. } = entry.output { size } else { 0 };
         self.entries.iter().map(size).fold(0, u64::saturating_add)
     }
-}
-
-fn check_entry(entry: &Entry) -> Result<(), DecodeError> {
-    let path = &entry.path;
-    if path.is_empty() || !is_relative(path) {
-        return Err(DecodeError::Path);
-    }
-    if path.len() > PATH_BYTES_MAX || path.iter().filter(|&&byte| byte == b'/').count() >= DEPTH_MAX {
-        return Err(DecodeError::TooLarge);
-    }
-    match &entry.output {
-        Output::File { mode, .. } | Output::Dir { mode } if mode & !crate::codec::MODE_MASK != 0 => {
-            Err(DecodeError::Number)
-        }
-        Output::Link { target } if target.len() > TARGET_BYTES_MAX => Err(DecodeError::TooLarge),
-        // No system can make such a link.
-        Output::Link { target } if target.is_empty() || target.contains(&0) => Err(DecodeError::Path),
-        Output::Removed if !entry.modified => Err(DecodeError::Kind),
-        _ => Ok(()),
-    }
-}
-
-/// The order of a walk: a directory, then what is in it, then its next sibling.
-fn tree_order(one: &[u8], two: &[u8]) -> Ordering {
-    one.split(|&byte| byte == b'/').cmp(two.split(|&byte| byte == b'/'))
-}
-
-fn is_below(path: &[u8], above: &[u8]) -> bool {
-    path.strip_prefix(above).is_some_and(|rest| rest.first() == Some(&b'/'))
 }
 
 struct TreeBuilder {
@@ -194,25 +143,12 @@ impl TreeBuilder {
 }
 
 fn write_name(out: &mut Writer, entry: Option<&Entry>, child: Option<&Digest>) {
-    let kind = match entry.map(|entry| &entry.output) {
-        None => b'p',
-        Some(Output::File { .. }) => b'f',
-        Some(Output::Link { .. }) => b'l',
-        Some(Output::Dir { .. }) => b'd',
-        Some(Output::Removed) => b'r',
-    };
+    let kind = entry.map_or(b'p', |entry| entry.output.letter());
     let case = if child.is_some() { 0 } else { CHILDLESS };
     let modified = if entry.is_some_and(|entry| entry.modified) { MODIFIED } else { 0 };
     out.byte((kind & !CHILDLESS) | case | modified);
-    match entry.map(|entry| &entry.output) {
-        Some(Output::File { digest, size, mode }) => {
-            out.digest(digest);
-            out.number(*size);
-            out.number(u64::from(*mode));
-        }
-        Some(Output::Link { target }) => out.string(target),
-        Some(Output::Dir { mode }) => out.number(u64::from(*mode)),
-        Some(Output::Removed) | None => {}
+    if let Some(entry) = entry {
+        entry.output.write(out);
     }
     if let Some(child) = child {
         out.digest(child);
@@ -252,12 +188,8 @@ fn read_node(
         let tag = input.byte()?;
         let (modified, has_child) = (tag & MODIFIED != 0, tag & CHILDLESS == 0);
         let output = match (tag & !MODIFIED) | CHILDLESS {
-            b'f' => Some(Output::File { digest: input.digest()?, size: input.number()?, mode: input.mode()? }),
-            b'l' => Some(Output::Link { target: input.string(TARGET_BYTES_MAX)?.to_vec() }),
-            b'd' => Some(Output::Dir { mode: input.mode()? }),
-            b'r' => Some(Output::Removed),
             b'p' if has_child && !modified => None,
-            _ => return Err(DecodeError::Kind),
+            letter => Some(Output::read(&mut input, letter)?),
         };
         if has_child {
             if matches!(output, Some(Output::File { .. } | Output::Link { .. })) {

@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 
 use super::{Observation, OpaqueKind, Seen, Trace};
-use crate::codec::{Budget, DecodeError, PATH_BYTES_MAX, PATHS_MAX, Reader, TARGET_BYTES_MAX, Writer};
+use crate::codec::{Budget, DecodeError, PATHS_MAX, Reader, TARGET_BYTES_MAX, Writer};
 use crate::digest::Digest;
 use crate::path::{Root, TreePath};
 
@@ -47,9 +47,7 @@ impl Trace {
             let mut before: &[u8] = b"";
             for (path, seen) in entries {
                 let path = path.relative();
-                let shared = shared_prefix(before, path);
-                out.count(shared);
-                out.string(&path[shared..]);
+                out.path_after(before, path);
                 write_seen(&mut out, seen);
                 before = path;
             }
@@ -75,7 +73,7 @@ impl Trace {
             }
             let mut path: Vec<u8> = Vec::new();
             for index in 0..entries {
-                next_path(&mut input, &mut path, index == 0)?;
+                input.next_path(&mut path, index == 0)?;
                 budget.spend(path.len())?;
                 let path = TreePath::new(root, &path).map_err(|_| DecodeError::Path)?;
                 seen.push((path, read_seen(&mut input)?));
@@ -89,28 +87,6 @@ impl Trace {
     pub fn fingerprint(&self) -> Digest {
         Digest::of(&self.encode())
     }
-}
-
-/// Turns `path` into the path that follows it.
-fn next_path(input: &mut Reader<'_>, path: &mut Vec<u8>, first: bool) -> Result<(), DecodeError> {
-    let shared = input.length(path.len())?;
-    let suffix = input.string(PATH_BYTES_MAX - shared)?;
-    // Ascending, and no byte spelled out that could have been shared: one spelling per list of paths.
-    let ascends = match (path.get(shared), suffix.first()) {
-        (Some(old), Some(new)) => new > old,
-        (None, Some(_)) => true,
-        (_, None) => first,
-    };
-    if !ascends {
-        return Err(DecodeError::Order);
-    }
-    path.truncate(shared);
-    path.extend_from_slice(suffix);
-    Ok(())
-}
-
-fn shared_prefix(before: &[u8], path: &[u8]) -> usize {
-    before.iter().zip(path).take_while(|(old, new)| old == new).count()
 }
 
 fn write_root(out: &mut Writer, root: Root) {

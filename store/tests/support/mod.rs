@@ -6,8 +6,8 @@ use std::path::Path;
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use wink_store::{
-    Captured, Digest, Entry, Manifest, Observation, OpaqueKind, Output, OwnKey, Record, RecordHead, RecordId, Root,
-    Seen, Store, Stream, TaskKey, Trace, TreePath,
+    Captured, Digest, Entry, Manifest, Observation, OpaqueKind, Output, OwnKey, Pack, Packed, Record, RecordHead,
+    RecordId, Root, Seen, Step, Store, Stream, TaskKey, Trace, TreePath,
 };
 
 pub fn open(dir: &Path) -> Store {
@@ -145,6 +145,29 @@ pub fn manifest() -> impl Strategy<Value = Manifest> {
         }
         manifest
     })
+}
+
+pub fn pack() -> impl Strategy<Value = Pack> {
+    (manifest(), any::<u32>()).prop_map(|(manifest, rank)| {
+        let shown = manifest.entries.into_iter().filter(|entry| entry.output != Output::Removed);
+        let packed = |(index, entry): (u32, Entry)| Packed {
+            path: entry.path,
+            output: entry.output,
+            rank: rank.wrapping_mul(index),
+        };
+        Pack { entries: (0..).zip(shown).map(packed).collect() }
+    })
+}
+
+pub fn step() -> impl Strategy<Value = Step> {
+    let shown = output().prop_filter("shows nothing", |output| *output != Output::Removed);
+    prop_oneof![
+        (prop_oneof![Just(Vec::new()), path()], digest(), any::<i64>(), any::<i64>())
+            .prop_map(|(at, pack, first_ns, step_ns)| Step::Attach { at, pack, first_ns, step_ns }),
+        (path(), shown, any::<i64>()).prop_map(|(path, output, mtime_ns)| Step::Put { path, output, mtime_ns }),
+        path().prop_map(|path| Step::Remove { path }),
+        (path(), path()).prop_map(|(from, to)| Step::Move { from, to }),
+    ]
 }
 
 pub fn captured() -> impl Strategy<Value = Captured> {
