@@ -32,7 +32,7 @@ fn attach(pack: Digest) -> Step {
 }
 
 fn pack(contents: &[&[u8]]) -> Pack {
-    let packed = |(rank, bytes): (u32, &&[u8])| Packed {
+    let packed = |(rank, bytes): (u64, &&[u8])| Packed {
         path: format!("out/{rank:04}").into_bytes(),
         output: output(bytes),
         rank,

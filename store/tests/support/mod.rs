@@ -148,9 +148,9 @@ pub fn manifest() -> impl Strategy<Value = Manifest> {
 }
 
 pub fn pack() -> impl Strategy<Value = Pack> {
-    (manifest(), any::<u32>()).prop_map(|(manifest, rank)| {
+    (manifest(), any::<u64>()).prop_map(|(manifest, rank)| {
         let shown = manifest.entries.into_iter().filter(|entry| entry.output != Output::Removed);
-        let packed = |(index, entry): (u32, Entry)| Packed {
+        let packed = |(index, entry): (u64, Entry)| Packed {
             path: entry.path,
             output: entry.output,
             rank: rank.wrapping_mul(index),
