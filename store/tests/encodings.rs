@@ -194,11 +194,6 @@ fn packs_refuse_what_cannot_be() {
     assert_eq!(refused(&[("a", Output::Link { target: b"a\0b".to_vec() })]), DecodeError::Path);
     // The empty path: the directory itself is no entry.
     assert_eq!(Pack::decode(b"wP1\x01\x00\x00d\xed\x03\x00"), Err(DecodeError::Path));
-    assert_eq!(
-        Pack::decode(b"wP1\x01\x00\x01ad\xed\x03\xff\xff\xff\xff\x10"),
-        Err(DecodeError::Number),
-        "a large rank"
-    );
 }
 
 #[test]

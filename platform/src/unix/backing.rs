@@ -1,14 +1,7 @@
 //! The real tree beneath a view, reached only relative to directory descriptors: no path is ever longer than one name, so a
 //! tree may be deeper than `PATH_MAX`, and no symbolic link is followed.
 //!
-//! A [`RealDir`] knows its parent and its name and opens an `O_PATH` descriptor when it is first needed. Only so many are
-//! kept (see `descriptors`); one that was given up is opened again through the chain of parents. On that way the names are
-//! looked up anew: if the directory was renamed or replaced in the real tree meanwhile, the handle is stale, which is found
-//! out by its inode number and reported as [`Status::Stale`] (or [`Status::NotFound`]). A handle that still holds its
-//! descriptor follows its directory through renames, as descriptors do. After renaming a directory itself, the filesystem
-//! should make a new handle with [`Backing::child`].
-//!
-//! Lock order: a handle's descriptor lock is a leaf; the pool's queue lock is never held together with it.
+//! Directories are [`RealDir`]s: see there for what becomes of a handle when its directory moves.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
@@ -19,20 +12,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use rustix::fs::{Access as AccessBits, AtFlags, FileType, Mode, OFlags, RenameFlags};
+use rustix::fs::{Access as AccessBits, AtFlags, CWD, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use wink_fs::attr::{Attr, Kind, SetAttr};
-use wink_fs::backing::{Access, Backing, DirEntry, RenameMode, Result, Space, StagedId, Want};
+use wink_fs::backing::{Access, Backing, DirEntry, Placing, RenameMode, Result, Space, StagedId, Want, XattrMode};
 use wink_fs::name::Name;
 use wink_fs::status::Status;
 
 use super::attr::{attr_of, chmod_at, kind_of, mode_bits, mode_to_settle, owner, settle_mode, timestamps};
-use super::descriptors::{Holder, Pool, budget};
-use super::real_file::RealFile;
-use crate::errno::from_rustix;
+use super::descriptors::{Pool, budget};
+use super::real_dir::{DIRECTORY, RealDir};
+use super::real_file::{RealFile, magic_link};
+use super::whole::WholeFiles;
+use super::xattr::Bearer;
+use crate::errno::{from_io, from_rustix};
 
-/// How a kept directory is opened: as a place to start lookups from, needing no permission on it.
-const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 /// How a file is opened, whatever for. Non-blocking, so that a pipe that took a file's name meanwhile cannot hang a request.
 const FILE: OFlags = OFlags::NOFOLLOW.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
 /// Room for the names of one `getdents64`: the size of glibc's own buffer.
@@ -58,110 +52,12 @@ struct Staging {
     next: AtomicU64,
 }
 
-/// A directory of the real tree; cheap to clone.
-#[derive(Clone)]
-pub struct RealDir(Arc<Node>);
-
-struct Node {
-    /// `None` for the top, whose descriptor is never given up.
-    place: Option<(RealDir, Name)>,
-    descriptor: Mutex<Descriptor>,
-    pool: Arc<Pool<Node>>,
-}
-
-#[derive(Default)]
-struct Descriptor {
-    open: Option<Arc<OwnedFd>>,
-    /// Device and inode of a descriptor that was given up, to be found again.
-    identity: Option<(u64, u64)>,
-}
-
-impl Holder for Node {
-    fn give_up(&self) -> Option<Arc<OwnedFd>> {
-        let mut descriptor = self.descriptor.lock();
-        let open = descriptor.open.take()?;
-        if let Ok(stat) = rustix::fs::fstat(&open) {
-            descriptor.identity = Some((stat.st_dev, stat.st_ino));
-        }
-        Some(open)
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        if self.place.is_some() && self.descriptor.get_mut().open.is_some() {
-            self.pool.closed();
-        }
-        // Ancestors that only this handle kept alive go in a loop: recursion would overflow the stack in a deep tree.
-        let mut above = self.place.take().map(|(parent, _)| parent.0);
-        while let Some(mut node) = above.take().and_then(Arc::into_inner) {
-            above = node.place.take().map(|(parent, _)| parent.0);
-            if above.is_some() && node.descriptor.get_mut().open.is_some() {
-                self.pool.closed();
-            }
-        }
-    }
-}
-
-impl RealDir {
-    /// The directory's descriptor, opened if it is not.
-    fn fd(&self) -> Result<Arc<OwnedFd>> {
-        if let Some(open) = &self.0.descriptor.lock().open {
-            return Ok(open.clone());
-        }
-        // Up to the nearest ancestor that is open (the top always is), then down again.
-        let mut closed = vec![self];
-        let mut current = loop {
-            let Some((parent, _)) = &closed[closed.len() - 1].0.place else { return Err(Status::Stale) };
-            if let Some(open) = &parent.0.descriptor.lock().open {
-                break open.clone();
-            }
-            closed.push(parent);
-        };
-        while let Some(dir) = closed.pop() {
-            current = dir.open_below(&current)?;
-        }
-        Ok(current)
-    }
-
-    fn open_below(&self, parent: &OwnedFd) -> Result<Arc<OwnedFd>> {
-        let node = &self.0;
-        let Some((_, name)) = &node.place else { return Err(Status::Stale) };
-        let opened = match rustix::fs::openat(parent, name.as_bytes(), DIRECTORY, Mode::empty()) {
-            Err(Errno::MFILE | Errno::NFILE) if node.pool.shed_half() > 0 => {
-                rustix::fs::openat(parent, name.as_bytes(), DIRECTORY, Mode::empty())
-            }
-            other => other,
-        };
-        let opened = Arc::new(opened.map_err(from_rustix)?);
-        {
-            let mut descriptor = node.descriptor.lock();
-            if let Some(open) = &descriptor.open {
-                return Ok(open.clone()); // Another thread was faster; this one's descriptor closes.
-            }
-            if let Some(identity) = descriptor.identity {
-                let stat = rustix::fs::fstat(&opened).map_err(from_rustix)?;
-                if (stat.st_dev, stat.st_ino) != identity {
-                    return Err(Status::Stale);
-                }
-            }
-            descriptor.open = Some(opened.clone());
-        }
-        node.pool.opened(node);
-        Ok(opened)
-    }
-}
-
 impl RealBacking {
     /// The tree at `top`; `staging`, if given, is an existing directory, best on the file system of the store.
     pub fn new(top: &Path, staging: Option<&Path>) -> io::Result<RealBacking> {
         let flags = DIRECTORY.difference(OFlags::NOFOLLOW);
         let open = rustix::fs::open(top, flags, Mode::empty())?;
-        let node = Node {
-            place: None,
-            descriptor: Mutex::new(Descriptor { open: Some(Arc::new(open)), identity: None }),
-            pool: Arc::new(Pool::new(budget())),
-        };
+        let root = RealDir::kept(open, Arc::new(Pool::new(budget())));
         let staging = match staging {
             Some(path) => Some(Staging {
                 directory: rustix::fs::open(path, flags, Mode::empty())?,
@@ -171,7 +67,7 @@ impl RealBacking {
             }),
             None => None,
         };
-        Ok(RealBacking { root: RealDir(Arc::new(node)), staging, spill: None })
+        Ok(RealBacking { root, staging, spill: None })
     }
 
     /// Lets staged files go to the file system of `directory` when that of the staging directory is full.
@@ -179,6 +75,11 @@ impl RealBacking {
         let directory = rustix::fs::open(directory, DIRECTORY.difference(OFlags::NOFOLLOW), Mode::empty())?;
         self.spill = Some(Spill { directory, files: Mutex::default() });
         Ok(self)
+    }
+
+    /// A directory that is open already, in the tree or elsewhere; like the top's, its descriptor is never given up.
+    pub fn dir_from(&self, open: OwnedFd) -> RealDir {
+        RealDir::kept(open, self.root.pool().clone())
     }
 
     /// Where a staged file lies, to be moved into the store.
@@ -204,11 +105,7 @@ impl Backing for RealBacking {
     }
 
     fn child(&self, dir: &RealDir, name: &Name) -> RealDir {
-        RealDir(Arc::new(Node {
-            place: Some((dir.clone(), name.clone())),
-            descriptor: Mutex::default(),
-            pool: dir.0.pool.clone(),
-        }))
+        dir.below(name)
     }
 
     fn dir_attr(&self, dir: &RealDir) -> Result<Attr> {
@@ -264,7 +161,7 @@ impl Backing for RealBacking {
         bits.set(AccessBits::EXEC_OK, want.execute);
         let fd = dir.fd()?;
         // A directory is asked through its parent where it has one: "." inside it would need leave to pass through it.
-        let (fd, name) = match (name, &dir.0.place) {
+        let (fd, name) = match (name, dir.place()) {
             (Some(name), _) => (fd, name.as_bytes()),
             (None, Some((parent, own))) if same_directory(&fd, &*parent.fd()?, own) => (parent.fd()?, own.as_bytes()),
             (None, _) => (fd, b".".as_slice()),
@@ -364,6 +261,47 @@ impl Backing for RealBacking {
         })
     }
 
+    fn set_dir_attr(&self, dir: &RealDir, change: &SetAttr) -> Result<()> {
+        if change.size.is_some() {
+            return Err(Status::IsDir);
+        }
+        let fd = dir.fd()?;
+        // Nothing but a path does for all three with an O_PATH descriptor.
+        apply_to_path(&magic_link(&fd), change).map_err(from_rustix)
+    }
+
+    fn place(&self, dir: &RealDir, name: &Name, bytes: &RealFile, attr: &Placing) -> Result<()> {
+        let fd = dir.fd()?;
+        let name = CString::new(name.as_bytes()).map_err(|_| Status::Invalid)?;
+        // Nothing is remembered of what the file system cannot do: the tree may span several.
+        let file = WholeFiles::default().make(&fd, bytes.as_file(), attr.mode, attr.mtime, attr.owner);
+        file.and_then(|file| file.take(&name)).map_err(|error| from_io(&error))
+    }
+
+    fn sync_dir(&self, dir: &RealDir) -> Result<()> {
+        open_listing(&*dir.fd()?).and_then(rustix::fs::fsync).map_err(from_rustix)
+    }
+
+    fn get_xattr(&self, dir: &RealDir, name: Option<&Name>, key: &[u8]) -> Result<Vec<u8>> {
+        let fd = dir.fd()?;
+        Bearer::new(&fd, name).get(key).map_err(from_rustix)
+    }
+
+    fn list_xattrs(&self, dir: &RealDir, name: Option<&Name>) -> Result<Vec<Vec<u8>>> {
+        let fd = dir.fd()?;
+        Bearer::new(&fd, name).list().map_err(from_rustix)
+    }
+
+    fn set_xattr(&self, dir: &RealDir, name: Option<&Name>, key: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
+        let fd = dir.fd()?;
+        Bearer::new(&fd, name).set(key, value, mode).map_err(from_rustix)
+    }
+
+    fn remove_xattr(&self, dir: &RealDir, name: Option<&Name>, key: &[u8]) -> Result<()> {
+        let fd = dir.fd()?;
+        Bearer::new(&fd, name).remove(key).map_err(from_rustix)
+    }
+
     fn stage(&self) -> Result<(StagedId, RealFile)> {
         let staging = self.staging()?;
         loop {
@@ -411,12 +349,26 @@ fn with_c_name(name: &Name, act: impl FnOnce(&CStr) -> rustix::io::Result<()>) -
 /// Opens a directory for listing. Through `.` first; a directory that may be read but not passed through is reached by the
 /// magic link of its descriptor, which asks for no more than the listing itself.
 fn open_listing(dir: &OwnedFd) -> rustix::io::Result<OwnedFd> {
-    use std::os::fd::AsRawFd;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     match rustix::fs::openat(dir, c".", flags, Mode::empty()) {
-        Err(Errno::ACCESS) => rustix::fs::open(format!("/proc/self/fd/{}", dir.as_raw_fd()), flags, Mode::empty()),
+        Err(Errno::ACCESS) => rustix::fs::open(magic_link(dir), flags, Mode::empty()),
         other => other,
     }
+}
+
+/// Changes all but the size of what a magic link leads to. The order matters: see `RealFile::set_attr`.
+fn apply_to_path(path: &str, change: &SetAttr) -> rustix::io::Result<()> {
+    if change.uid.is_some() || change.gid.is_some() {
+        let (uid, gid) = owner(change.uid, change.gid)?;
+        rustix::fs::chownat(CWD, path, uid, gid, AtFlags::empty())?;
+    }
+    if let Some(mode) = change.mode {
+        rustix::fs::chmodat(CWD, path, mode_bits(mode), AtFlags::empty())?;
+    }
+    if change.atime.is_some() || change.mtime.is_some() {
+        rustix::fs::utimensat(CWD, path, &timestamps(change.atime, change.mtime), AtFlags::empty())?;
+    }
+    Ok(())
 }
 
 /// Whether `name` in `parent` still is the open directory `dir`.

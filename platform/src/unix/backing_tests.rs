@@ -23,12 +23,8 @@ fn backing() -> (tempfile::TempDir, RealBacking) {
 /// A backing that keeps hardly any descriptors.
 fn with_budget(top: &Path, budget: usize) -> RealBacking {
     let mut backing = RealBacking::new(top, None).unwrap();
-    let open = backing.root.0.descriptor.lock().open.clone();
-    backing.root = RealDir(Arc::new(Node {
-        place: None,
-        descriptor: Mutex::new(Descriptor { open, identity: None }),
-        pool: Arc::new(Pool::new(budget)),
-    }));
+    let open = rustix::fs::open(top, DIRECTORY, Mode::empty()).unwrap();
+    backing.root = RealDir::kept(open, Arc::new(Pool::new(budget)));
     backing
 }
 
@@ -116,7 +112,7 @@ fn a_tree_deeper_than_any_path_works_with_few_descriptors() {
     }
     let bottom = dirs.last().unwrap();
     drop(backing.create(bottom, &name("file"), 0o600).unwrap());
-    assert!(backing.root.0.pool.kept() <= 8, "{}", backing.root.0.pool.kept());
+    assert!(backing.root.pool().kept() <= 8, "{}", backing.root.pool().kept());
     assert_eq!(backing.list(bottom).unwrap().len(), 1);
     assert_eq!(backing.list(&dirs[3]).unwrap().len(), 1);
     assert!(backing.permits(&dirs[200], None, Want { read: true, write: true, execute: true }).is_ok());
@@ -125,7 +121,7 @@ fn a_tree_deeper_than_any_path_works_with_few_descriptors() {
         backing.remove_dir(&dirs[depth], &long).unwrap();
     }
     drop(dirs);
-    assert_eq!(backing.root.0.pool.kept(), 0);
+    assert_eq!(backing.root.pool().kept(), 0);
 }
 
 #[test]
@@ -219,4 +215,97 @@ fn renames_and_links_and_space() {
     std::fs::set_permissions(_dir.path().join("tree/b"), PermissionsExt::from_mode(0o600)).unwrap();
     let want = Want { read: false, write: false, execute: true };
     assert_eq!(backing.permits(&root, Some(&name("b")), want), Err(Status::Access));
+}
+
+#[test]
+fn a_directory_itself_changes_also_an_open_one_from_elsewhere() {
+    let (dir, backing) = backing();
+    let (tree, elsewhere) = (dir.path().join("tree"), dir.path().join("elsewhere"));
+    std::fs::create_dir(&elsewhere).unwrap();
+    let open = rustix::fs::open(&elsewhere, DIRECTORY, Mode::empty()).unwrap();
+    let change = SetAttr { mode: Some(0o2750), mtime: Some(Time(7)), ..SetAttr::default() };
+    for (handle, path) in [(backing.root(), tree), (backing.dir_from(open), elsewhere.clone())] {
+        backing.set_dir_attr(&handle, &change).unwrap();
+        let stat = std::fs::metadata(path).unwrap();
+        assert_eq!((stat.mode() & 0o7777, stat.mtime(), stat.mtime_nsec()), (0o2750, 0, 7));
+        let size = SetAttr { size: Some(0), ..SetAttr::default() };
+        assert_eq!(backing.set_dir_attr(&handle, &size), Err(Status::IsDir));
+        backing.sync_dir(&handle).unwrap();
+        drop(backing.create(&handle, &name("file"), 0o600).unwrap());
+    }
+    assert!(elsewhere.join("file").exists());
+    assert_eq!(backing.root.pool().kept(), 0, "kept ones do not count");
+}
+
+#[test]
+fn files_are_placed_whole_where_nothing_is() {
+    let (dir, backing) = backing();
+    let root = backing.root();
+    let (_, bytes) = backing.stage().unwrap();
+    bytes.write_at(b"the bytes", 0).unwrap();
+    let attr = Placing { mode: 0o4755, owner: None, mtime: Time(1_500_000_001) };
+    backing.place(&root, &name("file"), &bytes, &attr).unwrap();
+    let placed = backing.attr(&root, &name("file")).unwrap();
+    assert_eq!((placed.mode, placed.mtime, placed.nlink), (0o4755, Time(1_500_000_001), 1));
+    assert_eq!(std::fs::read(dir.path().join("tree/file")).unwrap(), b"the bytes");
+    bytes.write_at(b"THE", 0).unwrap();
+    assert_eq!(std::fs::read(dir.path().join("tree/file")).unwrap(), b"the bytes", "it is a copy");
+    backing.make_link(&root, &name("link"), b"nowhere").unwrap();
+    backing.make_dir(&root, &name("dir"), 0o700).unwrap();
+    for taken in ["file", "link", "dir"] {
+        assert_eq!(backing.place(&root, &name(taken), &bytes, &attr), Err(Status::Exists));
+    }
+    let missing = backing.child(&root, &name("missing"));
+    assert_eq!(backing.place(&missing, &name("file"), &bytes, &attr), Err(Status::NotFound));
+    assert_eq!(backing.list(&root).unwrap().len(), 3, "nothing else is left");
+}
+
+#[test]
+fn a_file_is_opened_again_for_writing_when_its_name_is_gone() {
+    let (dir, backing) = backing();
+    let root = backing.root();
+    std::fs::write(dir.path().join("tree/file"), "old").unwrap();
+    let reader = backing.open(&root, &name("file"), Access::Read).unwrap();
+    backing.remove_file(&root, &name("file")).unwrap();
+    assert!(reader.write_at(b"new", 0).is_err());
+    reader.reopen_writable().unwrap().write_at(b"new", 0).unwrap();
+    let mut bytes = [0; 3];
+    reader.read_at(&mut bytes, 0).unwrap();
+    assert_eq!(&bytes, b"new");
+}
+
+#[test]
+fn extended_attributes_of_files_directories_and_links_themselves() {
+    let (dir, backing) = backing();
+    let root = backing.root();
+    drop(backing.create(&root, &name("file"), 0o600).unwrap());
+    backing.make_dir(&root, &name("dir"), 0o700).unwrap();
+    symlink(dir.path().join("tree/file"), dir.path().join("tree/link")).unwrap();
+    let inner = backing.child(&root, &name("dir"));
+    let (file, key, long) = (name("file"), b"user.key".as_slice(), vec![7; 1000]);
+    if backing.set_xattr(&root, Some(&file), key, b"", XattrMode::Replace) == Err(Status::Unsupported) {
+        println!("skipped: the file system has no extended attributes");
+        return;
+    }
+    for (dir, name) in [(&root, Some(&file)), (&inner, None), (&root, None)] {
+        assert_eq!(backing.get_xattr(dir, name, key), Err(Status::NoAttribute));
+        assert_eq!(backing.set_xattr(dir, name, key, b"", XattrMode::Replace), Err(Status::NoAttribute));
+        backing.set_xattr(dir, name, key, b"one", XattrMode::Create).unwrap();
+        assert_eq!(backing.set_xattr(dir, name, key, b"two", XattrMode::Create), Err(Status::Exists));
+        assert_eq!(backing.get_xattr(dir, name, key).unwrap(), b"one");
+        backing.set_xattr(dir, name, key, &long, XattrMode::Replace).unwrap();
+        backing.set_xattr(dir, name, b"user.empty", b"", XattrMode::Set).unwrap();
+        assert_eq!(backing.get_xattr(dir, name, key).unwrap(), long);
+        assert_eq!(backing.get_xattr(dir, name, b"user.empty").unwrap(), b"");
+        let mut keys = backing.list_xattrs(dir, name).unwrap();
+        keys.retain(|key| key.starts_with(b"user."));
+        keys.sort();
+        assert_eq!(keys, [b"user.empty".to_vec(), key.to_vec()]);
+        backing.remove_xattr(dir, name, key).unwrap();
+        assert_eq!(backing.remove_xattr(dir, name, key), Err(Status::NoAttribute));
+    }
+    // A link cannot have one of this kind; following it would.
+    let link = name("link");
+    assert_eq!(backing.set_xattr(&root, Some(&link), key, b"x", XattrMode::Set), Err(Status::NotPermitted));
+    assert_eq!(backing.get_xattr(&root, Some(&link), b"user.empty"), Err(Status::NoAttribute));
 }

@@ -9,13 +9,13 @@
 //! All methods take `&self` and may run on many threads. Lock order: the one lock is a leaf.
 
 use std::collections::HashMap;
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags};
@@ -23,13 +23,10 @@ use rustix::io::Errno;
 use wink_fs::attr::{Attr, Time};
 
 use super::attr::{attr_of, chmod_at, mode_bits, owner as owner_of, settle_mode, timestamps};
-use super::copy;
+use super::whole::{TEMPORARY_NAMES_TRIED, Temporary, WholeFiles};
 
 /// Parent directories whose descriptors are kept: a publication walks the tree in order, so few are in use at a time.
 const PARENTS_KEPT: usize = 256;
-/// A name already taken by a leftover of another process is passed over; so many in a row mean something else is wrong.
-const TEMPORARY_NAMES_TRIED: u32 = 100;
-
 const PARENT: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
@@ -55,34 +52,15 @@ pub enum Placed {
 pub struct Placer {
     root: Arc<OwnedFd>,
     parents: Mutex<HashMap<Box<[u8]>, Arc<OwnedFd>>>,
-    /// The file system said that it cannot share blocks: not to be asked ten thousand times.
-    no_reflink: AtomicBool,
-    /// The file system has no nameless files.
-    no_nameless: AtomicBool,
+    whole: WholeFiles,
     /// `openat2(2)` is missing or filtered.
     no_openat2: AtomicBool,
-    next_temporary: AtomicU64,
 }
 
 /// A path taken apart: the parent's descriptor and the last name. The root is its own `.`.
 struct Spot {
     parent: Arc<OwnedFd>,
     name: CString,
-}
-
-/// A temporary name that goes away unless it was renamed into place.
-struct Temporary<'a> {
-    parent: &'a OwnedFd,
-    name: CString,
-    placed: bool,
-}
-
-impl Drop for Temporary<'_> {
-    fn drop(&mut self) {
-        if !self.placed {
-            let _ = rustix::fs::unlinkat(self.parent, &*self.name, AtFlags::empty());
-        }
-    }
 }
 
 impl Placer {
@@ -92,10 +70,8 @@ impl Placer {
         Ok(Placer {
             root: Arc::new(root),
             parents: Mutex::default(),
-            no_reflink: AtomicBool::new(false),
-            no_nameless: AtomicBool::new(false),
+            whole: WholeFiles::default(),
             no_openat2: AtomicBool::new(false),
-            next_temporary: AtomicU64::new(0),
         })
     }
 
@@ -110,25 +86,9 @@ impl Placer {
         owner: Option<(u32, u32)>,
     ) -> io::Result<Placed> {
         self.at(rel, |spot| {
-            let (file, temporary) = self.temporary_file(&spot.parent)?;
-            let placed = self.fill(source, &file)?;
-            if let Some((uid, gid)) = owner {
-                let (uid, gid) = owner_of(Some(uid), Some(gid))?;
-                rustix::fs::fchown(&file, uid, gid)?;
-            }
-            rustix::fs::fchmod(&file, mode_bits(mode))?;
-            rustix::fs::futimens(&file, &timestamps(None, Some(mtime)))?;
-            match temporary {
-                Some(temporary) => spot.rename_here(temporary)?,
-                None => match link_nameless(&file, &spot.parent, &spot.name) {
-                    Err(Errno::EXIST) => {
-                        let temporary =
-                            self.temporary(&spot.parent, |name| link_nameless(&file, &spot.parent, name))?.1;
-                        spot.rename_here(temporary)?;
-                    }
-                    linked => linked?,
-                },
-            }
+            let file = self.whole.make(&spot.parent, source, mode, mtime, owner)?;
+            let placed = file.placed;
+            file.replace(&spot.name)?;
             Ok(placed)
         })
     }
@@ -137,9 +97,9 @@ impl Placer {
     pub fn place_link(&self, rel: &[u8], target: &[u8], mtime: Time) -> io::Result<()> {
         self.at(rel, |spot| {
             let parent = &spot.parent;
-            let temporary = self.temporary(parent, |name| rustix::fs::symlinkat(target, parent, name))?.1;
-            rustix::fs::utimensat(parent, &*temporary.name, &timestamps(None, Some(mtime)), AtFlags::SYMLINK_NOFOLLOW)?;
-            spot.rename_here(temporary)
+            let temporary = Temporary::make(parent, |name| rustix::fs::symlinkat(target, parent, name))?.1;
+            rustix::fs::utimensat(parent, temporary.name(), &timestamps(None, Some(mtime)), AtFlags::SYMLINK_NOFOLLOW)?;
+            Ok(temporary.replace(parent, &spot.name)?)
         })
     }
 
@@ -301,75 +261,6 @@ impl Placer {
             };
         }
         Ok(current)
-    }
-
-    /// A new file beside its final place: nameless where that is possible.
-    fn temporary_file<'a>(&self, parent: &'a OwnedFd) -> io::Result<(File, Option<Temporary<'a>>)> {
-        let mode = Mode::RUSR | Mode::WUSR;
-        if !self.no_nameless.load(Ordering::Relaxed) {
-            match rustix::fs::openat(parent, c".", OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, mode) {
-                Ok(file) => return Ok((file.into(), None)),
-                Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOSYS) => {
-                    self.no_nameless.store(true, Ordering::Relaxed);
-                }
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let (file, temporary) = self.temporary(parent, |name| rustix::fs::openat(parent, name, flags, mode))?;
-        Ok((file.into(), Some(temporary)))
-    }
-
-    /// Makes something under a temporary name in `parent`.
-    fn temporary<'a, T>(
-        &self,
-        parent: &'a OwnedFd,
-        make: impl Fn(&CStr) -> rustix::io::Result<T>,
-    ) -> io::Result<(T, Temporary<'a>)> {
-        for _ in 0..TEMPORARY_NAMES_TRIED {
-            let number = self.next_temporary.fetch_add(1, Ordering::Relaxed);
-            let name = CString::new(format!(".wink-{}-{number}", std::process::id()))?;
-            match make(&name) {
-                Ok(made) => return Ok((made, Temporary { parent, name, placed: false })),
-                Err(Errno::EXIST) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-        Err(Errno::EXIST.into())
-    }
-
-    fn fill(&self, source: &File, file: &File) -> io::Result<Placed> {
-        if !self.no_reflink.load(Ordering::Relaxed) {
-            if copy::reflink(source, file)? {
-                return Ok(Placed::Reflink);
-            }
-            self.no_reflink.store(true, Ordering::Relaxed);
-        }
-        copy::copy_sparse(source, file)?;
-        Ok(Placed::Copy)
-    }
-}
-
-impl Spot {
-    /// Renames `temporary` to this name, over anything but a directory.
-    fn rename_here(&self, mut temporary: Temporary<'_>) -> io::Result<()> {
-        rustix::fs::renameat(temporary.parent, &*temporary.name, &self.parent, &*self.name)?;
-        // Renaming one name of a file over another name of the same file does nothing and leaves both; a file just made has
-        // no other name, so the temporary one is gone.
-        temporary.placed = true;
-        Ok(())
-    }
-}
-
-/// Gives a nameless file its name. By descriptor where the kernel lets us, else by the magic link of `/proc`.
-fn link_nameless(file: &File, parent: &OwnedFd, name: &CStr) -> rustix::io::Result<()> {
-    match rustix::fs::linkat(file, c"", parent, name, AtFlags::EMPTY_PATH) {
-        // ENOENT is how kernels before 6.10 say that a capability is missing.
-        Err(Errno::NOENT | Errno::PERM | Errno::INVAL) => {
-            let magic = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
-            rustix::fs::linkat(rustix::fs::CWD, magic.as_str(), parent, name, AtFlags::SYMLINK_FOLLOW)
-        }
-        linked => linked,
     }
 }
 

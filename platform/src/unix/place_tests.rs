@@ -30,7 +30,7 @@ fn files_are_placed_whole_with_mode_and_time() {
     let (dir, placer, source) = workspace();
     let root = dir.path().join("workspace");
     for nameless in [true, false] {
-        placer.no_nameless.store(!nameless, Ordering::Relaxed);
+        placer.whole.no_nameless.store(!nameless, Ordering::Relaxed);
         for _ in 0..2 {
             placer.place_file(b"file", &source, 0o777, THEN, None).unwrap();
             let stat = std::fs::metadata(root.join("file")).unwrap();
@@ -50,7 +50,7 @@ fn a_directory_is_never_replaced() {
     let (dir, placer, source) = workspace();
     placer.make_dir(b"dir", 0o755).unwrap();
     for nameless in [true, false] {
-        placer.no_nameless.store(!nameless, Ordering::Relaxed);
+        placer.whole.no_nameless.store(!nameless, Ordering::Relaxed);
         let error = placer.place_file(b"dir", &source, 0o644, THEN, None).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EISDIR));
     }

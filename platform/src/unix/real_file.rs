@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom};
 use wink_fs::attr::{Attr, SetAttr};
 use wink_fs::backing::{BackingFile, Result, Seek};
 
@@ -108,6 +108,16 @@ impl BackingFile for RealFile {
             Err(error) => Err(from_io(&error)),
         }
     }
+
+    fn reopen_writable(&self) -> Result<RealFile> {
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        rustix::fs::open(magic_link(self), flags, Mode::empty()).map(RealFile::from).map_err(from_rustix)
+    }
+}
+
+/// The path that leads to exactly what a descriptor of this process is open on, also an `O_PATH` one, whatever its name is by now.
+pub(crate) fn magic_link(open: impl AsFd) -> String {
+    format!("/proc/self/fd/{}", open.as_fd().as_raw_fd())
 }
 
 /// Owner before mode: a change of owner takes the set-user-ID bits away. Times last: everything before touches them.

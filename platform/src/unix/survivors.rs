@@ -165,7 +165,7 @@ fn stat_field(pid: i32, number: usize) -> Option<String> {
     fields.split_ascii_whitespace().nth(number).map(str::to_owned)
 }
 
-fn name(pid: i32) -> String {
+pub(crate) fn name(pid: i32) -> String {
     match fs::read(format!("/proc/{pid}/comm")) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).trim_end().to_owned(),
         Err(_) => String::from("?"),

@@ -5,41 +5,40 @@
 //! second. Listings come without attributes (no readdirplus): an attribute handed out unasked would hide a lookup, and a
 //! lookup is what tells that a file was asked for.
 
+mod encode;
+mod serving;
+
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use fuser::{
-    AccessFlags, BackgroundSession, BsdFileFlags, Config, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType,
-    Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags,
-    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, Request, Session, SessionACL, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use parking_lot::Mutex;
-use wink_fs::attr::{Attr, Kind, SetAttr, Time};
+use wink_fs::attr::SetAttr;
 use wink_fs::backing::{RenameMode, Seek, Want};
 use wink_fs::status::Status;
-use wink_fs::vfs::{Caller, Entry, ListItem, NodeId, OpenHow, Vfs};
+use wink_fs::vfs::{ListItem, NodeId, Vfs};
 
-use crate::errno::to_errno;
+use encode::{
+    NOTHING, caller, errno, file_attr, file_type, keep, kind_of_mode, open_flags, open_how, reply_attr, reply_empty,
+    reply_entry, reply_xattr, time, xattr_mode,
+};
+pub use serving::{Forgetter, Serve, Serving, serve};
 
-/// How long the kernel keeps what may change behind its back.
-const BRIEF: Duration = Duration::from_secs(1);
-/// How long it keeps what only the view changes: longer than any task runs.
-const LASTING: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Requests of one kind (readahead, release) that may wait at once; the default of 12 is meant for slow networks.
 const BACKGROUND_MAX: u16 = 64;
-/// The type bits of a mode (`inode(7)`).
-const TYPE_BITS: u32 = libc::S_IFMT;
-
 struct Adapter<V> {
     vfs: Arc<V>,
+    working_tree: bool,
     listings: Mutex<HashMap<u64, Listing>>,
     next_listing: AtomicU64,
 }
@@ -47,126 +46,35 @@ struct Adapter<V> {
 /// An open directory: the names as they were when it was read from the start.
 type Listing = Option<Arc<Vec<ListItem>>>;
 
-/// A view that is being served; it ends when the kernel drops the mount, or this value goes.
-pub struct Serving {
-    session: BackgroundSession,
-}
-
-impl Serving {
-    /// Waits until the kernel has dropped the mount.
-    pub fn wait(self) -> io::Result<()> {
-        self.session.join()
-    }
-}
-
-/// Answers the requests that arrive on `device` (an open `/dev/fuse` that has been mounted) with `threads` threads.
-pub fn serve<V: Vfs>(vfs: Arc<V>, device: OwnedFd, threads: usize) -> io::Result<Serving> {
-    let mut config = Config::default();
-    config.n_threads = Some(threads.max(1));
-    config.clone_fd = threads > 1;
-    let adapter = Adapter { vfs, listings: Mutex::new(HashMap::new()), next_listing: AtomicU64::new(1) };
-    let session = Session::from_fd(adapter, device, SessionACL::All, config)?;
-    Ok(Serving { session: session.spawn()? })
-}
-
-fn errno(status: Status) -> Errno {
-    Errno::from_i32(to_errno(status))
-}
-
-fn caller(request: &Request) -> Caller {
-    Caller { uid: request.uid(), gid: request.gid() }
-}
-
-fn keep(lasting: bool) -> &'static Duration {
-    if lasting { &LASTING } else { &BRIEF }
-}
-
-fn file_type(kind: Kind) -> FileType {
-    match kind {
-        Kind::File => FileType::RegularFile,
-        Kind::Dir => FileType::Directory,
-        Kind::Link => FileType::Symlink,
-        Kind::Pipe => FileType::NamedPipe,
-        Kind::Socket => FileType::Socket,
-        Kind::CharDevice => FileType::CharDevice,
-        Kind::BlockDevice => FileType::BlockDevice,
-    }
-}
-
-fn kind_of_mode(mode: u32) -> Result<Kind, Status> {
-    Ok(match mode & TYPE_BITS {
-        0 | libc::S_IFREG => Kind::File,
-        libc::S_IFIFO => Kind::Pipe,
-        libc::S_IFSOCK => Kind::Socket,
-        libc::S_IFCHR => Kind::CharDevice,
-        libc::S_IFBLK => Kind::BlockDevice,
-        _ => return Err(Status::Invalid),
-    })
-}
-
-fn file_attr(attr: &Attr, id: NodeId) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(id.0),
-        size: attr.size,
-        blocks: attr.blocks,
-        atime: attr.atime.into(),
-        mtime: attr.mtime.into(),
-        ctime: attr.ctime.into(),
-        crtime: UNIX_EPOCH,
-        kind: file_type(attr.kind),
-        perm: (attr.mode & 0o7777) as u16,
-        nlink: attr.nlink,
-        uid: attr.uid,
-        gid: attr.gid,
-        rdev: attr.rdev as u32,
-        blksize: 4096,
-        flags: 0,
-    }
-}
-
-fn time(time: TimeOrNow) -> Time {
-    match time {
-        TimeOrNow::SpecificTime(time) => time.into(),
-        TimeOrNow::Now => Time::now(),
-    }
-}
-
-fn open_how(flags: i32) -> OpenHow {
-    let access = OpenFlags(flags).acc_mode();
-    OpenHow {
-        read: access != OpenAccMode::O_WRONLY,
-        write: access != OpenAccMode::O_RDONLY,
-        truncate: flags & libc::O_TRUNC != 0,
-    }
-}
-
-fn open_flags(keep_pages: bool) -> FopenFlags {
-    let flags = FopenFlags::FOPEN_NOFLUSH;
-    if keep_pages { flags | FopenFlags::FOPEN_KEEP_CACHE } else { flags }
-}
-
-fn reply_entry(result: Result<Entry, Status>, reply: ReplyEntry) {
-    match result {
-        Ok(entry) => reply.entry(keep(entry.lasting), &file_attr(&entry.attr, entry.id), Generation(0)),
-        Err(status) => reply.error(errno(status)),
-    }
-}
-
-fn reply_attr(result: Result<Entry, Status>, reply: ReplyAttr) {
-    match result {
-        Ok(entry) => reply.attr(keep(entry.lasting), &file_attr(&entry.attr, entry.id)),
-        Err(status) => reply.error(errno(status)),
-    }
-}
-
-fn reply_empty(result: Result<(), Status>, reply: ReplyEmpty) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(status) => reply.error(errno(status)),
-    }
-}
-
 impl<V: Vfs> Adapter<V> {
+    fn new(vfs: Arc<V>, working_tree: bool) -> Adapter<V> {
+        Adapter { vfs, working_tree, listings: Mutex::default(), next_listing: AtomicU64::new(1) }
+    }
+
+    /// The errno of a failed request for extended attributes. A task view has none at all: after ENOSYS the kernel never asks
+    /// again, which spares one request before each write. A working tree has those of the tree beneath, and that may refuse
+    /// one kind of them only.
+    fn xattr_errno(&self, status: Status) -> Errno {
+        if status == Status::Unsupported && !self.working_tree { Errno::ENOSYS } else { errno(status) }
+    }
+
+    fn drop_privilege_bits(&self, id: NodeId, drops: bool) -> Result<(), Status> {
+        if drops { self.vfs.drop_privilege_bits(id) } else { Ok(()) }
+    }
+
+    /// Whether a change of bytes takes privilege bits away, for requests that do not say so themselves: a kernel that leaves the
+    /// bits of written files to us leaves these to us as well.
+    fn drops_bits(&self, request: &Request) -> bool {
+        self.working_tree && request.uid() != 0
+    }
+
+    fn reply_changed_xattr(&self, result: Result<(), Status>, reply: ReplyEmpty) {
+        match result {
+            Ok(()) => reply.ok(),
+            Err(status) => reply.error(self.xattr_errno(status)),
+        }
+    }
+
     fn listing(
         &self,
         request: &Request,
@@ -185,10 +93,15 @@ impl<V: Vfs> Adapter<V> {
 
 impl<V: Vfs> Filesystem for Adapter<V> {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let wanted = InitFlags::FUSE_ATOMIC_O_TRUNC
+        let mut wanted = InitFlags::FUSE_ATOMIC_O_TRUNC
             | InitFlags::FUSE_PARALLEL_DIROPS
             | InitFlags::FUSE_CACHE_SYMLINKS
             | InitFlags::FUSE_ASYNC_DIO;
+        if self.working_tree {
+            // Else the kernel asks for the attribute `security.capability` before every write, not only before the first after it has
+            // asked for the others.
+            wanted |= InitFlags::FUSE_HANDLE_KILLPRIV_V2;
+        }
         // Each is an economy, none a need: a kernel that lacks one works the longer way.
         let _ = config.add_capabilities(wanted & config.capabilities());
         let _ = config.set_max_background(BACKGROUND_MAX);
@@ -369,12 +282,14 @@ impl<V: Vfs> Filesystem for Adapter<V> {
         _handle: FileHandle,
         offset: u64,
         data: &[u8],
-        _write_flags: WriteFlags,
+        write_flags: WriteFlags,
         _flags: OpenFlags,
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        match self.vfs.write(NodeId(id.0), offset, data) {
+        let id = NodeId(id.0);
+        let drops = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        match self.drop_privilege_bits(id, drops).and_then(|()| self.vfs.write(id, offset, data)) {
             Ok(()) => reply.written(data.len() as u32),
             Err(status) => reply.error(errno(status)),
         }
@@ -434,8 +349,43 @@ impl<V: Vfs> Filesystem for Adapter<V> {
         reply.ok();
     }
 
-    fn fsyncdir(&self, _request: &Request, _id: INodeNo, _handle: FileHandle, _data_only: bool, reply: ReplyEmpty) {
-        reply.ok();
+    fn fsyncdir(&self, _request: &Request, id: INodeNo, _handle: FileHandle, _data_only: bool, reply: ReplyEmpty) {
+        reply_empty(self.vfs.sync_dir(NodeId(id.0)), reply);
+    }
+
+    fn getxattr(&self, _request: &Request, id: INodeNo, key: &OsStr, room: u32, reply: ReplyXattr) {
+        match self.vfs.get_xattr(NodeId(id.0), key.as_bytes()) {
+            Ok(value) => reply_xattr(&value, room, reply),
+            Err(status) => reply.error(self.xattr_errno(status)),
+        }
+    }
+
+    fn listxattr(&self, _request: &Request, id: INodeNo, room: u32, reply: ReplyXattr) {
+        match self.vfs.list_xattrs(NodeId(id.0)) {
+            Ok(keys) => {
+                let list: Vec<u8> = keys.into_iter().flat_map(|key| key.into_iter().chain([0])).collect();
+                reply_xattr(&list, room, reply);
+            }
+            Err(status) => reply.error(self.xattr_errno(status)),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        _request: &Request,
+        id: INodeNo,
+        key: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let set = xattr_mode(flags).and_then(|mode| self.vfs.set_xattr(NodeId(id.0), key.as_bytes(), value, mode));
+        self.reply_changed_xattr(set, reply);
+    }
+
+    fn removexattr(&self, _request: &Request, id: INodeNo, key: &OsStr, reply: ReplyEmpty) {
+        self.reply_changed_xattr(self.vfs.remove_xattr(NodeId(id.0), key.as_bytes()), reply);
     }
 
     fn statfs(&self, _request: &Request, id: INodeNo, reply: ReplyStatfs) {
@@ -465,7 +415,7 @@ impl<V: Vfs> Filesystem for Adapter<V> {
 
     fn fallocate(
         &self,
-        _request: &Request,
+        request: &Request,
         id: INodeNo,
         _handle: FileHandle,
         offset: u64,
@@ -473,7 +423,9 @@ impl<V: Vfs> Filesystem for Adapter<V> {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        reply_empty(self.vfs.allocate(NodeId(id.0), offset, length, mode), reply);
+        let id = NodeId(id.0);
+        let dropped = self.drop_privilege_bits(id, self.drops_bits(request));
+        reply_empty(dropped.and_then(|()| self.vfs.allocate(id, offset, length, mode)), reply);
     }
 
     fn lseek(&self, _request: &Request, id: INodeNo, _handle: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
@@ -491,7 +443,7 @@ impl<V: Vfs> Filesystem for Adapter<V> {
 
     fn copy_file_range(
         &self,
-        _request: &Request,
+        request: &Request,
         from: INodeNo,
         _from_handle: FileHandle,
         from_offset: u64,
@@ -504,28 +456,11 @@ impl<V: Vfs> Filesystem for Adapter<V> {
     ) {
         // The answer has 32 bits; a caller that asked for more asks again.
         let length = length.min(1 << 30);
-        match self.vfs.copy_range(NodeId(from.0), from_offset, NodeId(to.0), to_offset, length) {
+        let (from, to) = (NodeId(from.0), NodeId(to.0));
+        let dropped = self.drop_privilege_bits(to, self.drops_bits(request));
+        match dropped.and_then(|()| self.vfs.copy_range(from, from_offset, to, to_offset, length)) {
             Ok(copied) => reply.written(copied as u32),
             Err(status) => reply.error(errno(status)),
         }
     }
 }
-
-/// What a lookup of nothing answers: a node number of 0 and no attributes.
-static NOTHING: FileAttr = FileAttr {
-    ino: INodeNo(0),
-    size: 0,
-    blocks: 0,
-    atime: UNIX_EPOCH,
-    mtime: UNIX_EPOCH,
-    ctime: UNIX_EPOCH,
-    crtime: UNIX_EPOCH,
-    kind: FileType::RegularFile,
-    perm: 0,
-    nlink: 0,
-    uid: 0,
-    gid: 0,
-    rdev: 0,
-    blksize: 4096,
-    flags: 0,
-};

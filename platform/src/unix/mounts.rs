@@ -1,0 +1,102 @@
+//! Which mounts of wink there are, and whether one is still served.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+/// The file system type of everything that wink mounts.
+pub(crate) const TYPE: &str = "fuse.wink";
+/// How long a mount may take to say that it is alive.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// One mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mounted {
+    /// Where.
+    pub dir: PathBuf,
+    /// The device number of what is in it, as `stat` tells it.
+    pub dev: u64,
+    /// The user who mounted it.
+    pub user: u32,
+}
+
+/// The mounts of wink in this process' mount namespace, in the order they were made (a later one may cover an earlier one).
+pub fn mounts() -> io::Result<Vec<Mounted>> {
+    let table = std::fs::read("/proc/self/mountinfo")?;
+    Ok(table.split(|&byte| byte == b'\n').filter_map(parse).collect())
+}
+
+/// One line: `ID PARENT MAJOR:MINOR ROOT DIR OPTIONS [FIELDS…] - TYPE SOURCE OPTIONS`.
+fn parse(line: &[u8]) -> Option<Mounted> {
+    let mut fields = line.split(|&byte| byte == b' ');
+    let (major, minor) = text(fields.nth(2)?)?.split_once(':')?;
+    let dev = rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?);
+    let dir = PathBuf::from(OsString::from_vec(unescaped(fields.nth(1)?)));
+    let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
+    if fields.next()? != TYPE.as_bytes() {
+        return None;
+    }
+    let options = text(fields.nth(1)?)?;
+    let user = options.split(',').find_map(|option| option.strip_prefix("user_id="))?.parse().ok()?;
+    Some(Mounted { dir, dev, user })
+}
+
+fn text(field: &[u8]) -> Option<&str> {
+    std::str::from_utf8(field).ok()
+}
+
+/// Blanks and the like are written as a backslash and three octal digits.
+fn unescaped(field: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&first, after)) = rest.split_first() {
+        let octal = after.get(..3).filter(|_| first == b'\\').and_then(text);
+        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[3..];
+            }
+            None => {
+                bytes.push(first);
+                rest = after;
+            }
+        }
+    }
+    bytes
+}
+
+/// Whether `dir` is a mount whose server has gone. One that does not answer for two seconds counts as alive; a thread waits on.
+pub fn is_dead(dir: &Path) -> bool {
+    let (sender, receiver) = mpsc::channel();
+    let dir = dir.to_owned();
+    // statfs, not stat: attributes may be answered from the kernel's cache.
+    let asked = std::thread::Builder::new().name("wink-is-dead".into()).spawn(move || {
+        let _ = sender.send(rustix::fs::statfs(&dir).map(drop)); // Nobody may be waiting any more.
+    });
+    asked.is_ok() && matches!(receiver.recv_timeout(PATIENCE), Ok(Err(Errno::NOTCONN | Errno::CONNABORTED)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_the_table_are_understood() {
+        let line = br"40 28 0:44 / /home/a\040b\134c\0 rw,nosuid shared:1 master:2 - fuse.wink wink rw,user_id=1000,group_id=7";
+        let dev = rustix::fs::makedev(0, 44);
+        assert_eq!(parse(line), Some(Mounted { dir: r"/home/a b\c\0".into(), dev, user: 1000 }));
+        assert_eq!(parse(br"40 28 8:1 / / rw - ext4 /dev/sda1 rw,user_id=1"), None);
+        assert_eq!(parse(b""), None);
+        assert!(mounts().unwrap().iter().all(|mounted| mounted.dir.is_absolute()));
+    }
+
+    #[test]
+    fn an_ordinary_directory_is_not_dead() {
+        assert!(!is_dead(Path::new("/")) && !is_dead(Path::new("/no/such/directory")));
+    }
+}

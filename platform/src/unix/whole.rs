@@ -1,0 +1,199 @@
+//! Files that appear whole or not at all: made nameless (or under a temporary name) beside their place, filled, and then given their name.
+
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+use wink_fs::attr::Time;
+
+use super::attr::{mode_bits, owner as owner_of, timestamps};
+use super::copy;
+use super::place::Placed;
+use super::real_file::magic_link;
+
+/// A name already taken by a leftover of another process is passed over; so many in a row mean something else is wrong.
+pub(crate) const TEMPORARY_NAMES_TRIED: u32 = 100;
+
+static NEXT_TEMPORARY: AtomicU64 = AtomicU64::new(0);
+
+/// Makes such files on one file system, and remembers what that cannot do.
+#[derive(Default)]
+pub(crate) struct WholeFiles {
+    /// The file system said that it cannot share blocks: not to be asked ten thousand times.
+    no_reflink: AtomicBool,
+    /// The file system has no nameless files.
+    pub(crate) no_nameless: AtomicBool,
+}
+
+/// A temporary name that goes away unless it was renamed into place.
+pub(crate) struct Temporary<'a> {
+    parent: &'a OwnedFd,
+    name: CString,
+    placed: bool,
+}
+
+impl Drop for Temporary<'_> {
+    fn drop(&mut self) {
+        if !self.placed {
+            let _ = rustix::fs::unlinkat(self.parent, &*self.name, AtFlags::empty());
+        }
+    }
+}
+
+impl<'a> Temporary<'a> {
+    /// Makes something under a temporary name in `parent`.
+    pub(crate) fn make<T>(
+        parent: &'a OwnedFd,
+        make: impl Fn(&CStr) -> rustix::io::Result<T>,
+    ) -> io::Result<(T, Temporary<'a>)> {
+        for _ in 0..TEMPORARY_NAMES_TRIED {
+            let number = NEXT_TEMPORARY.fetch_add(1, Ordering::Relaxed);
+            let name = CString::new(format!(".wink-{}-{number}", std::process::id()))?;
+            match make(&name) {
+                Ok(made) => return Ok((made, Temporary { parent, name, placed: false })),
+                Err(Errno::EXIST) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Err(Errno::EXIST.into())
+    }
+
+    pub(crate) fn name(&self) -> &CStr {
+        &self.name
+    }
+
+    /// Gives it its name, over anything but a directory.
+    pub(crate) fn replace(self, parent: &OwnedFd, name: &CStr) -> rustix::io::Result<()> {
+        self.rename(parent, name, RenameFlags::empty())
+    }
+
+    fn rename(mut self, parent: &OwnedFd, name: &CStr, flags: RenameFlags) -> rustix::io::Result<()> {
+        rustix::fs::renameat_with(self.parent, &*self.name, parent, name, flags)?;
+        // Renaming one name of a file over another name of the same file does nothing and leaves both; a file just made has
+        // no other name, so the temporary one is gone.
+        self.placed = true;
+        Ok(())
+    }
+}
+
+/// A file that is complete but for its name.
+pub(crate) struct Unnamed<'a> {
+    file: File,
+    parent: &'a OwnedFd,
+    temporary: Option<Temporary<'a>>,
+    /// How it got its bytes.
+    pub(crate) placed: Placed,
+}
+
+impl Unnamed<'_> {
+    /// Gives it its name, in place of any file or link that has it.
+    pub(crate) fn replace(self, name: &CStr) -> io::Result<()> {
+        let temporary = match self.temporary {
+            Some(temporary) => temporary,
+            None => match link_nameless(&self.file, self.parent, name) {
+                Err(Errno::EXIST) => {
+                    Temporary::make(self.parent, |name| link_nameless(&self.file, self.parent, name))?.1
+                }
+                linked => return Ok(linked?),
+            },
+        };
+        Ok(temporary.replace(self.parent, name)?)
+    }
+
+    /// Gives it its name, which must be free.
+    pub(crate) fn take(self, name: &CStr) -> io::Result<()> {
+        match self.temporary {
+            Some(temporary) => temporary.rename(self.parent, name, RenameFlags::NOREPLACE)?,
+            None => link_nameless(&self.file, self.parent, name)?,
+        }
+        Ok(())
+    }
+}
+
+impl WholeFiles {
+    /// A file for a name in `parent`, with all the bytes of `source`.
+    pub(crate) fn make<'a>(
+        &self,
+        parent: &'a OwnedFd,
+        source: &File,
+        mode: u32,
+        mtime: Time,
+        owner: Option<(u32, u32)>,
+    ) -> io::Result<Unnamed<'a>> {
+        let (file, temporary) = self.empty(parent)?;
+        let placed = self.fill(source, &file)?;
+        if let Some((uid, gid)) = owner {
+            let (uid, gid) = owner_of(Some(uid), Some(gid))?;
+            rustix::fs::fchown(&file, uid, gid)?;
+        }
+        rustix::fs::fchmod(&file, mode_bits(mode))?;
+        rustix::fs::futimens(&file, &timestamps(None, Some(mtime)))?;
+        Ok(Unnamed { file, parent, temporary, placed })
+    }
+
+    /// A new file beside its final place: nameless where that is possible.
+    fn empty<'a>(&self, parent: &'a OwnedFd) -> io::Result<(File, Option<Temporary<'a>>)> {
+        let mode = Mode::RUSR | Mode::WUSR;
+        if !self.no_nameless.load(Ordering::Relaxed) {
+            match rustix::fs::openat(parent, c".", OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, mode) {
+                Ok(file) => return Ok((file.into(), None)),
+                Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOSYS) => {
+                    self.no_nameless.store(true, Ordering::Relaxed);
+                }
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let (file, temporary) = Temporary::make(parent, |name| rustix::fs::openat(parent, name, flags, mode))?;
+        Ok((file.into(), Some(temporary)))
+    }
+
+    fn fill(&self, source: &File, file: &File) -> io::Result<Placed> {
+        if !self.no_reflink.load(Ordering::Relaxed) {
+            if copy::reflink(source, file)? {
+                return Ok(Placed::Reflink);
+            }
+            self.no_reflink.store(true, Ordering::Relaxed);
+        }
+        copy::copy_sparse(source, file)?;
+        Ok(Placed::Copy)
+    }
+}
+
+/// Gives a nameless file its name. By descriptor where the kernel lets us, else by the magic link of `/proc`.
+fn link_nameless(file: &File, parent: &OwnedFd, name: &CStr) -> rustix::io::Result<()> {
+    match rustix::fs::linkat(file, c"", parent, name, AtFlags::EMPTY_PATH) {
+        // ENOENT is how kernels before 6.10 say that a capability is missing.
+        Err(Errno::NOENT | Errno::PERM | Errno::INVAL) => {
+            rustix::fs::linkat(rustix::fs::CWD, magic_link(file), parent, name, AtFlags::SYMLINK_FOLLOW)
+        }
+        linked => linked,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_name_is_left_alone_with_and_without_nameless_files() {
+        for nameless in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let parent = rustix::fs::open(dir.path(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+            let source = tempfile::tempfile().unwrap();
+            let files = WholeFiles::default();
+            files.no_nameless.store(!nameless, Ordering::Relaxed);
+            let make = || files.make(&parent, &source, 0o640, Time(7), None).unwrap();
+            make().take(c"name").unwrap();
+            assert_eq!(make().take(c"name").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+            drop(make());
+            let names: Vec<_> =
+                std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            assert_eq!(names, ["name"]);
+        }
+    }
+}

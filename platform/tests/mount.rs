@@ -1,0 +1,279 @@
+//! Mounting over a directory, as root, through `fusermount3`, and in a user namespace; with a tree of one file.
+//!
+//! Every test runs this test program again in a mount namespace of its own, so that no mount is left behind whatever happens.
+
+mod mounted;
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use mounted::{FILE, OneFile};
+use rustix::fs::{Mode, OFlags, XattrFlags};
+use rustix::io::Errno;
+use wink_fs::vfs::TOP;
+use wink_platform::unix::fuse::{Serve, Serving, serve};
+use wink_platform::unix::mount::{MountError, UnmountError, mount_over, unmount};
+use wink_platform::unix::mount_users::{standing_beneath, users};
+use wink_platform::unix::mounts::{is_dead, mounts};
+
+/// Tells the program that it runs in a namespace of its own, and as whom.
+const INSIDE: &str = "WINK_MOUNT_TEST";
+const AS_USER: [&str; 6] = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
+
+fn works(argv: &[&str]) -> bool {
+    Command::new(argv[0]).args(&argv[1..]).output().is_ok_and(|output| output.status.success())
+}
+
+/// Runs the test `name` inside namespaces of all kinds that this machine has; `true` inside, for the test to go on.
+fn inside(name: &str) -> bool {
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    if let Err(problem) = wink_platform::unix::probe::fuse_available() {
+        println!("skipped: {problem}");
+        return false;
+    }
+    if !works(&["unshare", "-m", "true"]) || !works(&[&AS_USER[..], &["true"]].concat()) {
+        println!("skipped: not root, or no unshare or setpriv");
+        return false;
+    }
+    // A copy: the build directory may be closed to others.
+    let dir = tempfile::Builder::new().prefix("wink-mount-").tempdir_in("/tmp").unwrap();
+    fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let program = dir.path().join("mount");
+    assert!(Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&program).status().unwrap().success());
+    fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+    again(&program, name, "root", &[]);
+    if works(&["fusermount3", "--version"]) {
+        again(&program, name, "user", &AS_USER);
+    } else {
+        println!("skipped: as an ordinary user: no fusermount3");
+    }
+    if works(&[&AS_USER[..], &["unshare", "-Umr", "true"]].concat()) {
+        again(&program, name, "namespace", &[&AS_USER[..], &["unshare", "-Umr"]].concat());
+    } else {
+        println!("skipped: in a user namespace: ordinary users may not make them");
+    }
+    false
+}
+
+fn again(program: &Path, name: &str, who: &str, through: &[&str]) {
+    // Where the device is root's alone, the program sees one that is everybody's.
+    let script = "set -e; mount --make-rprivate /; mount -t tmpfs none /mnt; mknod -m 666 /mnt/fuse c 10 229; \
+                  mount --bind /mnt/fuse /dev/fuse; umount -l /mnt; exec \"$@\"";
+    let output = Command::new("unshare")
+        .args(["-m", "sh", "-c", script, "sh"])
+        .args(through)
+        .arg(program)
+        .args(["--exact", name, "--show-output", "--test-threads=1"])
+        .env(INSIDE, who)
+        .env("TMPDIR", "/tmp")
+        .current_dir("/")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "as {who}: {text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("1 passed"), "as {who}: {text}");
+}
+
+/// A directory with a real file in it, to mount over.
+fn covered() -> (tempfile::TempDir, PathBuf, OwnedFd) {
+    let dir = tempfile::tempdir().unwrap();
+    let top = dir.path().join("a tree");
+    fs::create_dir(&top).unwrap();
+    fs::write(top.join("real"), "real").unwrap();
+    let lower = rustix::fs::open(&top, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+    (dir, top, lower)
+}
+
+fn mounted(top: &Path, tree: &Arc<OneFile>) -> Serving {
+    serve(tree.clone(), mount_over(top).unwrap(), Serve { threads: 2, working_tree: true }).unwrap()
+}
+
+#[test]
+fn a_tree_is_mounted_used_and_unmounted() {
+    if !inside("a_tree_is_mounted_used_and_unmounted") {
+        return;
+    }
+    let (_dir, top, lower) = covered();
+    let mut stander = Command::new("cat").current_dir(&top).stdin(std::process::Stdio::piped()).spawn().unwrap();
+    let tree = Arc::new(OneFile::new());
+    let serving = mounted(&top, &tree);
+    let dev = fs::metadata(&top).unwrap().dev();
+    let uid = rustix::process::geteuid().as_raw();
+    let listed: Vec<_> =
+        mounts().unwrap().into_iter().map(|mounted| (mounted.dir, mounted.dev, mounted.user)).collect();
+    assert_eq!(listed, [(top.clone(), dev, uid)]);
+    assert!(!top.join("real").exists());
+    let standing: Vec<_> = standing_beneath(&top, &lower).into_iter().map(|process| process.pid).collect();
+    assert_eq!(standing, [stander.id().cast_signed()]);
+    assert_eq!(users(dev), []);
+    drop(stander.stdin.take());
+    stander.wait().unwrap();
+
+    let mut file = File::open(top.join("file")).unwrap();
+    assert!(users(dev).iter().any(|process| process.pid == std::process::id().cast_signed()));
+    assert!(standing_beneath(&top, &lower).is_empty());
+    assert!(matches!(unmount(&top, false), Err(UnmountError::Busy(_))));
+    unmount(&top, true).unwrap();
+    assert!(top.join("real").exists() && mounts().unwrap().is_empty());
+    let mut text = String::new();
+    file.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "bytes");
+    assert!(!serving.is_ended());
+    drop(file);
+    serving.wait().unwrap();
+    assert!(matches!(unmount(&top, false), Err(UnmountError::NotMounted(_))));
+
+    let serving = mounted(&top, &tree);
+    assert!(!serving.is_ended() && !is_dead(&top));
+    unmount(&top, false).unwrap();
+    serving.wait().unwrap();
+}
+
+#[test]
+fn a_mount_without_a_server_is_dead() {
+    if !inside("a_mount_without_a_server_is_dead") {
+        return;
+    }
+    let (_dir, top, lower) = covered();
+    let device = mount_over(&top).unwrap();
+    assert!(!is_dead(&top), "its server is only late");
+    drop(device);
+    assert!(is_dead(&top));
+    let dev = mounts().unwrap()[0].dev;
+    assert_eq!((users(dev), standing_beneath(&top, &lower)), (vec![], vec![]));
+    unmount(&top, true).unwrap();
+    assert!(top.join("real").exists() && !is_dead(&top));
+}
+
+#[test]
+fn extended_attributes_and_syncing_reach_the_tree() {
+    if !inside("extended_attributes_and_syncing_reach_the_tree") {
+        return;
+    }
+    let (_dir, top, _lower) = covered();
+    let tree = Arc::new(OneFile::new());
+    let serving = mounted(&top, &tree);
+    let file = top.join("file");
+    let get = |key: &str, room: usize| {
+        let mut value = vec![0; room];
+        rustix::fs::getxattr(&file, key, &mut value[..]).map(|length| value[..length].to_vec())
+    };
+    let set = |key: &str, value: &[u8], flags| rustix::fs::setxattr(&file, key, value, flags);
+    // One kind that the tree does not have must not be the end of all others.
+    assert_eq!(get("strange.key", 10), Err(Errno::OPNOTSUPP));
+    assert_eq!(set("strange.key", b"", XattrFlags::empty()), Err(Errno::OPNOTSUPP));
+    assert_eq!(get("user.key", 10), Err(Errno::NODATA));
+    assert_eq!(set("user.key", b"value", XattrFlags::REPLACE), Err(Errno::NODATA));
+    set("user.key", b"value", XattrFlags::CREATE).unwrap();
+    assert_eq!(set("user.key", b"value", XattrFlags::CREATE), Err(Errno::EXIST));
+    set("user.other", b"", XattrFlags::empty()).unwrap();
+    assert_eq!(get("user.key", 5).unwrap(), b"value");
+    assert_eq!(get("user.key", 4), Err(Errno::RANGE));
+    assert_eq!(rustix::fs::getxattr_query(&file, "user.key"), Ok(5));
+    let mut list = [0; 64];
+    let length = rustix::fs::listxattr(&file, &mut list[..]).unwrap();
+    assert_eq!(&list[..length], b"user.key\0user.other\0");
+    assert_eq!(rustix::fs::listxattr_query(&file), Ok(length));
+    rustix::fs::removexattr(&file, "user.key").unwrap();
+    assert_eq!(rustix::fs::removexattr(&file, "user.key"), Err(Errno::NODATA));
+
+    File::open(&top).unwrap().sync_all().unwrap();
+    assert_eq!(tree.synced.load(Ordering::Relaxed), 1);
+    unmount(&top, false).unwrap();
+    serving.wait().unwrap();
+}
+
+#[test]
+fn writes_take_privilege_bits_away_and_ask_for_nothing() {
+    if !inside("writes_take_privilege_bits_away_and_ask_for_nothing") {
+        return;
+    }
+    let (_dir, top, _lower) = covered();
+    fs::set_permissions(top.parent().unwrap(), PermissionsExt::from_mode(0o755)).unwrap();
+    let tree = Arc::new(OneFile::new());
+    let serving = mounted(&top, &tree);
+    let mut file = File::options().append(true).open(top.join("file")).unwrap();
+    file.write_all(b"1").unwrap();
+    let before = tree.asked.load(Ordering::Relaxed);
+    for _ in 0..100 {
+        file.write_all(b"1").unwrap();
+    }
+    let asked = tree.asked.load(Ordering::Relaxed) - before;
+    assert_eq!(asked, 0, "attributes asked for by 100 writes");
+    let dropped = tree.dropped.load(Ordering::Relaxed);
+    let who = std::env::var(INSIDE).unwrap();
+    if who == "root" {
+        assert_eq!(dropped, 0, "root keeps them");
+        let append = format!("echo 2 >> '{}'", top.join("file").display());
+        assert!(works(&[&AS_USER[..], &["sh", "-c", &append]].concat()));
+        assert_eq!(tree.dropped.load(Ordering::Relaxed), 1);
+    } else {
+        assert_eq!(dropped, 101);
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 1).unwrap();
+        // The root of a user namespace keeps them there, as on other file systems.
+        assert_eq!(tree.dropped.load(Ordering::Relaxed), if who == "user" { 102 } else { 101 });
+    }
+    drop(file);
+    unmount(&top, false).unwrap();
+    serving.wait().unwrap();
+}
+
+#[test]
+fn the_kernel_forgets_what_it_is_told_to() {
+    if !inside("the_kernel_forgets_what_it_is_told_to") {
+        return;
+    }
+    let (_dir, top, _lower) = covered();
+    let tree = Arc::new(OneFile::new());
+    let serving = mounted(&top, &tree);
+    let forgetter = serving.forgetter();
+    forgetter.invalidate(TOP, b"file").unwrap();
+    forgetter.invalidate_node(FILE).unwrap();
+    let exists = || top.join("file").exists();
+    let size = || fs::metadata(top.join("file")).unwrap().size();
+    assert!(exists());
+    tree.bytes.lock().unwrap().extend_from_slice(b" and more");
+    assert_eq!(size(), 5, "answered from the kernel's cache");
+    forgetter.invalidate_node(FILE).unwrap();
+    assert_eq!(size(), 14);
+    tree.hidden.store(true, Ordering::Relaxed);
+    assert!(exists());
+    forgetter.invalidate(TOP, b"file").unwrap();
+    assert!(!exists());
+    tree.hidden.store(false, Ordering::Relaxed);
+    assert!(!exists());
+    std::thread::spawn(move || forgetter.invalidate(TOP, b"file")).join().unwrap().unwrap();
+    assert!(exists());
+    unmount(&top, false).unwrap();
+    serving.wait().unwrap();
+}
+
+#[test]
+fn failures_say_what_to_do() {
+    if !inside("failures_say_what_to_do") {
+        return;
+    }
+    let missing = mount_over(Path::new("/no/such/directory")).unwrap_err();
+    let (_dir, top, _lower) = covered();
+    if std::env::var(INSIDE).unwrap() != "user" {
+        assert!(matches!(&missing, MountError::Failed { .. }), "{missing:?}");
+        return;
+    }
+    assert!(missing.to_string().contains("/no/such/directory"), "{missing}");
+    assert!(matches!(unmount(&top, false), Err(UnmountError::NotMounted(_))));
+    // SAFETY: the only thread of this program that looks at the environment.
+    unsafe { std::env::set_var("PATH", OsString::from("/no/such/directory")) };
+    let error = mount_over(&top).unwrap_err();
+    assert!(matches!(error, MountError::NoFusermount(_)), "{error:?}");
+    assert!(error.to_string().contains("fuse3") && error.to_string().contains("--private"), "{error}");
+    assert!(matches!(unmount(&top, false), Err(UnmountError::NoFusermount(_))));
+}
