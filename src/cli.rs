@@ -11,6 +11,8 @@ use std::str::FromStr;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
+use crate::command::daemon::DaemonCommand;
+use crate::command::mount::{MaterializeArgs, MountArgs, UnmountArgs};
 use crate::config::{Own, Scope, Settings};
 
 /// Exit code of `wink run` when wink itself failed before the command could run.
@@ -36,6 +38,21 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Show the inputs and outputs of a record
     Trace(TraceArgs),
+    /// Serve a working tree through wink: what hits restore appears in it without being copied
+    Mount(MountArgs),
+    /// Stop serving a working tree
+    Unmount(UnmountArgs),
+    /// Say what is mounted
+    Status {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make views real files
+    Materialize(MaterializeArgs),
+    /// The process that serves mounted working trees
+    #[command(subcommand)]
+    Daemon(DaemonCommand),
     /// Look at the cache
     #[command(subcommand)]
     Cache(CacheCommand),

@@ -6,15 +6,20 @@
 
 mod cli;
 mod config;
+mod daemon;
 mod engine;
 mod environment;
 mod key;
+mod mounted;
 mod report;
 mod roots;
+mod shelf;
 mod workspace;
 
 /// The subcommands, one file each.
 mod command {
+    pub mod daemon;
+    pub mod mount;
     pub mod run;
     pub mod trace;
 }
@@ -32,7 +37,8 @@ use report::{Report, one_line};
 fn main() -> ExitCode {
     let code = match cli::parse(std::env::args_os()) {
         Ok(Cli { command: Command::Run(args) }) => run(*args),
-        Ok(Cli { command }) => print(answer(command)),
+        Ok(Cli { command: Command::Mount(args) }) => mount(&args),
+        Ok(Cli { command }) => print(revive().and_then(|()| answer(command))),
         Err(refusal) if refusal.exit_code == 0 => print(Ok(refusal.text)),
         Err(refusal) => {
             let _ = std::io::stderr().write_all(refusal.text.as_bytes());
@@ -65,6 +71,19 @@ fn run(args: RunArgs) -> i32 {
     }
 }
 
+/// `wink mount`: the exit code is that of the command, if there is one.
+fn mount(args: &command::mount::MountArgs) -> i32 {
+    command::mount::mount(args).unwrap_or_else(|error| {
+        complain(&explain(&error));
+        EXIT_FAILURE
+    })
+}
+
+/// Whatever is asked for: a mount that the current directory lies in and whose daemon has died is brought back.
+fn revive() -> anyhow::Result<()> {
+    command::mount::revive(std::path::Path::new("."))
+}
+
 /// What a subcommand that only prints has to say.
 fn answer(command: Command) -> anyhow::Result<String> {
     match command {
@@ -81,7 +100,11 @@ fn answer(command: Command) -> anyhow::Result<String> {
             clap_complete::generate(shell, &mut Cli::command(), "wink", &mut script);
             Ok(String::from_utf8_lossy(&script).into_owned())
         }
-        Command::Run(_) => Ok(String::new()),
+        Command::Unmount(args) => command::mount::unmount(&args),
+        Command::Materialize(args) => command::mount::materialize(&args),
+        Command::Status { json } => command::mount::status(json),
+        Command::Daemon(command) => command::daemon::run(&command, here),
+        Command::Run(_) | Command::Mount(_) => Ok(String::new()),
     }
 }
 

@@ -25,7 +25,6 @@ pub enum Status {
 #[serde(rename_all = "lowercase")]
 pub enum RestoredAs {
     /// As entries of a mounted workspace.
-    #[allow(dead_code, reason = "part of the contract; made by mounted workspaces only")]
     Views,
     /// As files that share their blocks with the store.
     Reflinks,

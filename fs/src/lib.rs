@@ -8,13 +8,18 @@
 //! Inside the workspace a view writes to its upper and leaves the real tree alone; what it would change there is asked for at
 //! the end ([`delta`]). Outside the workspace writes go through to the real tree at once, and are noted.
 //!
+//! A mounted tree has a layer of virtual entries over its real files ([`layer`]); [`layered::Layered`] makes one tree of both, a
+//! [`backing::Backing`] like the real one, so that a view over it need not know.
+//!
 //! Locks: one for the nodes of a view (`View::state`), one for the recorder. Neither is held while the other is taken, and no
-//! bytes are read or written under them, save those of a copy-up.
+//! bytes are read or written under them, save those of a copy-up. Those of a layered tree come after them.
 #![forbid(unsafe_code)]
 
 pub mod attr;
 pub mod backing;
 pub mod delta;
+pub mod layer;
+pub mod layered;
 pub mod name;
 pub mod node;
 pub mod observe;
@@ -22,4 +27,5 @@ mod rename;
 pub mod status;
 pub mod vfs;
 pub mod view;
+pub mod worktree;
 pub mod zone;

@@ -9,6 +9,7 @@ mod native;
 use std::ffi::OsString;
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -61,7 +62,7 @@ impl Asked {
 /// Runs the subcommand; returns the exit code.
 pub fn run(args: RunArgs) -> anyhow::Result<i32> {
     let asked = Asked { args, began: Instant::now() };
-    let (task, config) = prepare(&asked)?;
+    let (mut task, config) = prepare(&asked)?;
     let policy = asked.args.policy();
     let inside = std::env::var_os(INSIDE).is_some();
     if inside || asked.args.no_cache || !(policy.local.read || policy.local.write) {
@@ -79,7 +80,13 @@ pub fn run(args: RunArgs) -> anyhow::Result<i32> {
     if task.workspace.parent().is_none() {
         return natively(&asked, &task, "the workspace is the whole file system; run it in a project".to_owned());
     }
-    let store = match config.store_dir().and_then(|dir| Ok(Store::open(dir)?)) {
+    let opened = config.store_dir().and_then(|dir| {
+        if !asked.args.no_daemon {
+            task.mount = super::mount::find(dir, &task.workspace)?;
+        }
+        Ok(Arc::new(Store::open(dir)?))
+    });
+    let store = match opened {
         Ok(store) => store,
         Err(error) => return natively(&asked, &task, crate::explain(&error)),
     };
@@ -112,6 +119,7 @@ fn prepare(asked: &Asked) -> anyhow::Result<(Task, Config)> {
     let args = &asked.args;
     let current = std::env::current_dir().context("the current directory cannot be read; does it still exist?")?;
     let cwd = args.cwd.as_ref().map_or_else(|| current.clone(), |dir| current.join(dir));
+    super::mount::revive(&cwd)?;
     let cwd = cwd.canonicalize().with_context(|| format!("cannot enter {}", cwd.display()))?;
     // A home of `/` (some containers) would name everything.
     let home = std::env::home_dir().and_then(|home| home.canonicalize().ok()).filter(|home| home.parent().is_some());
@@ -176,7 +184,7 @@ fn prepare(asked: &Asked) -> anyhow::Result<(Task, Config)> {
         &roots,
     );
     let environment = environments.task;
-    let task = Task { workspace, home, cwd, argv, environment, stdin, keys, settings, roots };
+    let task = Task { workspace, home, cwd, argv, environment, stdin, keys, settings, roots, mount: None };
     Ok((task, config))
 }
 
@@ -234,9 +242,9 @@ pub struct Missed {
     pub lookup_ms: u64,
 }
 
-fn cached(asked: &Asked, task: &Task, store: Store) -> anyhow::Result<i32> {
+fn cached(asked: &Asked, task: &Task, store: Arc<Store>) -> anyhow::Result<i32> {
     let engine = Engine { store: &store, task };
-    let mut tree = Tree::new(&store);
+    let mut tree = Tree::new(&store, task.mount.as_ref())?;
     let standing = own_outputs(&engine, &mut tree)?;
     let mut found = match (asked.args.force, asked.args.policy().local.read) {
         (true, _) => Found::not_asked("--force"),
@@ -272,7 +280,7 @@ fn cached(asked: &Asked, task: &Task, store: Store) -> anyhow::Result<i32> {
                     Ok(restored_as) => restored_as,
                     // What is half restored is hidden from the command: it runs as from clean.
                     Err(error) => {
-                        tree.start_over();
+                        tree.start_over()?;
                         let found = Found::not_asked(&format!("the outputs could not be restored: {error:#}"));
                         let standing = own_outputs(&engine, &mut tree)?;
                         drop(tree);
@@ -324,7 +332,7 @@ fn own_outputs(engine: &Engine<'_>, tree: &mut Tree<'_>) -> anyhow::Result<Stand
 }
 
 /// Runs the command in the engine process.
-fn missed(asked: &Asked, task: &Task, store: Store, missed: Missed) -> anyhow::Result<i32> {
+fn missed(asked: &Asked, task: &Task, store: Arc<Store>, missed: Missed) -> anyhow::Result<i32> {
     if identity::is_read_only(&task.workspace) {
         // In a view the command could write, and what it wrote would be lost.
         drop(store);

@@ -27,7 +27,7 @@ use super::Engine;
 use super::own::{Standing, is_stored};
 use super::places::is_tracked;
 use super::publish::Deed;
-use super::tree::{Tree, digest_of_names, dir_mode, list, os};
+use super::tree::{Tree, digest_of_names, dir_mode, os};
 use crate::config::matches_glob;
 use crate::roots::Bound;
 
@@ -113,7 +113,7 @@ impl<'s> Engine<'s> {
     ///
     /// It cannot fail: what goes wrong becomes a doubt, and the rest is published.
     pub fn capture(&self, run: Yield<'_>, tree: &mut Tree<'s>) -> Harvest {
-        tree.start_over();
+        let again = tree.start_over();
         let mut capture = Capture {
             ours: HashSet::new(),
             moved: run.delta.moved.iter().map(|dir| dir.path.clone()).collect(),
@@ -125,6 +125,9 @@ impl<'s> Engine<'s> {
             left: HashMap::new(),
             adopted: HashMap::new(),
         };
+        if let Err(error) = again {
+            capture.out.doubts.push(format!("the workspace cannot be examined: {error:#}"));
+        }
         let changes = std::mem::take(&mut capture.run.delta.changes);
         for changed in changes {
             let shown = String::from_utf8_lossy(&changed.path).into_owned();
@@ -309,12 +312,12 @@ impl Capture<'_, '_> {
             return Ok(Some(Seen { fact: Observation::Absent, own }));
         }
         if let (Some(names), Some(Kind::Dir)) = (&sight.names, attr.map(|attr| attr.kind)) {
+            let mut now = self.tree.ground().list(path)?;
             let is_own = |name: &[u8]| {
                 let path = join(path, name);
                 self.is_shown_path(&path) || self.engine.is_ignored(&path)
             };
             let seen: Vec<(Vec<u8>, Kind)> = names.iter().filter(|(name, _)| !is_own(name)).cloned().collect();
-            let mut now = list(path)?;
             now.retain(|(name, _)| !is_own(name) && !self.run.hidden.contains(&join(path, name)));
             now.sort();
             if now != seen && !self.is_twin_listing(path, &now, &seen)? {

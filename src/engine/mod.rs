@@ -9,7 +9,9 @@
 //! ```
 //! [`tree`] tells what the real tree holds now, [`own`] what in it earlier runs of the same task left.
 
+pub mod attach;
 pub mod capture;
+pub mod ground;
 pub mod lookup;
 pub mod own;
 pub mod places;
@@ -21,11 +23,13 @@ pub mod tree;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use wink_store::Store;
 
 use crate::config::{Scope, Settings};
 use crate::key::Keys;
+use crate::mounted::Mount;
 use crate::roots::Roots;
 
 /// One task: what was asked, and where.
@@ -48,9 +52,17 @@ pub struct Task {
     pub settings: Settings,
     /// Symbolic roots.
     pub roots: Roots,
+    /// The mount that the workspace lies in.
+    pub mount: Option<Mount>,
 }
 
 impl Task {
+    /// Where the workspace lies relative to its mount.
+    pub fn in_mount(&self) -> Option<(&Mount, &[u8])> {
+        let mount = self.mount.as_ref()?;
+        Some((mount, mount.relative(self.workspace.as_os_str().as_bytes())?))
+    }
+
     /// Where the view shows the workspace besides its real place, if that is configured. Only a view of the whole system can.
     pub fn canonical_root(&self) -> Option<&Path> {
         self.settings.canonical_root.as_deref().filter(|_| self.settings.scope == Scope::System)
@@ -79,7 +91,7 @@ impl Task {
 /// A task and the store it is looked up in.
 pub struct Engine<'s> {
     /// The store.
-    pub store: &'s Store,
+    pub store: &'s Arc<Store>,
     /// The task.
     pub task: &'s Task,
 }

@@ -14,7 +14,7 @@ use wink_store::Store;
 use wink_store::StoreError;
 use wink_store::{Manifest, Output};
 
-use super::tree::{Tree, list, os};
+use super::tree::Tree;
 
 /// Own outputs that stand in the workspace now.
 #[derive(Debug, Default)]
@@ -119,13 +119,12 @@ fn present(path: &[u8], states: &[Output], inside: &Standing, tree: &mut Tree<'_
                 .cloned())
         }
         Kind::Link if candidates(Kind::Link).next().is_some() => {
-            use std::os::unix::ffi::OsStrExt;
-            let target = std::fs::read_link(os(path))?;
-            let same = |state: &&Output| matches!(state, Output::Link { target: left } if left == target.as_os_str().as_bytes());
+            let target = tree.ground().read_link(path)?;
+            let same = |state: &&Output| matches!(state, Output::Link { target: left } if *left == target);
             Ok(candidates(Kind::Link).find(same).cloned())
         }
         Kind::Dir if candidates(Kind::Dir).next().is_some() => {
-            let foreign = list(path)?.iter().any(|(name, _)| !inside.contains(&join(path, name)));
+            let foreign = tree.ground().list(path)?.iter().any(|(name, _)| !inside.contains(&join(path, name)));
             Ok((!foreign).then_some(Output::Dir { mode: attr.mode }))
         }
         _ => Ok(None),
@@ -136,6 +135,8 @@ fn present(path: &[u8], states: &[Output], inside: &Standing, tree: &mut Tree<'_
 mod tests {
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::PermissionsExt;
+
+    use std::sync::Arc;
 
     use wink_store::Digest;
     use wink_store::Entry;
@@ -153,7 +154,7 @@ mod tests {
     #[test]
     fn own_is_what_stands_as_left() {
         let dir = tempfile::tempdir().unwrap();
-        let (root, store) = (dir.path().join("ws"), Store::open(&dir.path().join("store")).unwrap());
+        let (root, store) = (dir.path().join("ws"), Arc::new(Store::open(&dir.path().join("store")).unwrap()));
         std::fs::create_dir_all(root.join("dist/sub")).unwrap();
         let write = |path: &str, bytes: &[u8]| {
             std::fs::write(root.join(path), bytes).unwrap();
@@ -177,7 +178,7 @@ mod tests {
                 ],
             },
         );
-        let look = || standing(&left, root.as_os_str().as_bytes(), &mut Tree::new(&store)).unwrap();
+        let look = || standing(&left, root.as_os_str().as_bytes(), &mut Tree::new(&store, None).unwrap()).unwrap();
         assert_eq!(names(&look()), ["dist", "dist/a", "dist/sub", "dist/sub/b"], "a modified file is never own");
         write("dist/sub/theirs", b"x");
         assert_eq!(names(&look()), ["dist/a", "dist/sub/b"], "a directory with somebody else's file is theirs too");

@@ -9,14 +9,19 @@ use std::io;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use wink_fs::attr::Time;
+use wink_fs::attr::{Kind, Time};
+use wink_fs::zone::join;
 use wink_platform::unix::place::Placer;
 use wink_store::Digest;
+use wink_store::Output;
 use wink_store::Store;
 
 use super::Engine;
+use super::attach::{Clock, Piece};
+use super::capture::Harvest;
 use super::own::Standing;
-use super::tree::os;
+use super::tree::{Tree, VIRTUAL, os};
+use crate::mounted::Mount;
 
 /// Deeds per thread below which starting one costs more than it brings.
 const DEEDS_PER_THREAD: usize = 32;
@@ -151,9 +156,17 @@ pub fn lock(store: &Store, workspace: &[u8]) -> io::Result<PublishLock> {
 }
 
 impl Engine<'_> {
-    /// Carries out the deeds, and removes own outputs of earlier runs that were hidden and not made again.
-    pub fn publish(&self, deeds: &[Deed], hidden: &Standing) -> anyhow::Result<()> {
-        let made: HashSet<&[u8]> = deeds.iter().map(Deed::path).collect();
+    /// Carries out what a run did, and removes own outputs of earlier runs that were hidden and not made again.
+    pub fn publish(&self, harvest: &Harvest, hidden: &Standing, tree: &mut Tree<'_>) -> anyhow::Result<()> {
+        let (views, deeds) = match &self.task.mount {
+            Some(mount) => {
+                let (views, rest) = Views::split(self, harvest, tree);
+                (Some((mount, views)), rest)
+            }
+            None => (None, harvest.deeds.clone()),
+        };
+        let deeds = &deeds[..];
+        let made: HashSet<&[u8]> = harvest.deeds.iter().map(Deed::path).collect();
         let leftovers: Vec<Deed> = hidden
             .outputs
             .iter()
@@ -163,7 +176,7 @@ impl Engine<'_> {
                 dir: matches!(output, wink_store::Output::Dir { .. }),
             })
             .collect();
-        if deeds.is_empty() && leftovers.is_empty() {
+        if harvest.deeds.is_empty() && leftovers.is_empty() {
             return Ok(());
         }
         let root = &self.task.workspace;
@@ -194,6 +207,9 @@ impl Engine<'_> {
                 let made = placer.make_dir(path, mode | 0o700);
                 failures.note(made.with_context(|| format!("cannot make the directory {}", os(path).display())));
             }
+        }
+        if let Some((mount, views)) = views {
+            failures.note(views.attach(self, mount));
         }
         // Directories are there by now, and no two deeds touch one path: the order of the rest is free.
         let threads =
@@ -252,6 +268,68 @@ impl Engine<'_> {
             Deed::Remove { path, dir: false } => placer.remove_file(path).or_else(gone),
         }
         .with_context(|| format!("cannot write {}", os(deed.path()).display()))
+    }
+}
+
+/// What a run in a mounted tree made of its own: it appears as views, and is not written at all.
+struct Views {
+    pieces: Vec<(Piece, Time)>,
+    /// Real files in their places.
+    covering: Vec<Vec<u8>>,
+}
+
+impl Views {
+    /// Tells views from what must be written through the mount: what changes somebody else's file, what could not be stored, what
+    /// belongs to another user, and whatever is done to a directory that is there.
+    fn split(engine: &Engine<'_>, harvest: &Harvest, tree: &mut Tree<'_>) -> (Views, Vec<Deed>) {
+        let own: HashSet<&[u8]> = harvest
+            .manifest
+            .entries
+            .iter()
+            .filter(|entry| !entry.modified)
+            .map(|entry| entry.path.as_slice())
+            .collect();
+        let ids = wink_platform::unix::identity::effective_ids();
+        let mut views = Views { pieces: Vec::new(), covering: Vec::new() };
+        let mut rest = Vec::new();
+        for deed in &harvest.deeds {
+            let path = deed.path();
+            let there = tree.attr(&join(engine.workspace(), path)).ok().flatten();
+            let is_view = there.is_some_and(|there| there.dev == VIRTUAL);
+            let shown = match deed {
+                Deed::File { bytes: Bytes::Blob { digest, size }, mode, mtime, owner, .. }
+                    if owner.is_none_or(|owner| owner == ids) =>
+                {
+                    Some((Output::File { digest: *digest, size: *size, mode: *mode }, *mtime))
+                }
+                Deed::Link { target, mtime, .. } => Some((Output::Link { target: target.clone() }, *mtime)),
+                Deed::Dir { mode, owner, .. } if there.is_none() && owner.is_none_or(|owner| owner == ids) => {
+                    Some((Output::Dir { mode: *mode }, Time::now()))
+                }
+                _ => None,
+            };
+            // Where somebody else put a file meanwhile it is set aside first, by name: not here.
+            let conflict = there.is_some_and(|there| there.kind == Kind::Dir);
+            match shown {
+                Some((output, mtime)) if !conflict && (own.contains(path) || is_view) => {
+                    if there.is_some() && !is_view {
+                        views.covering.push(path.to_vec());
+                    }
+                    views.pieces.push((Piece { path: path.to_vec(), output, rank: 0 }, mtime));
+                }
+                _ => rest.push(deed.clone()),
+            }
+        }
+        (views, rest)
+    }
+
+    fn attach(mut self, engine: &Engine<'_>, mount: &Mount) -> anyhow::Result<()> {
+        let first = self.pieces.iter().map(|(_, mtime)| *mtime).min().unwrap_or_default();
+        for (piece, mtime) in &mut self.pieces {
+            piece.rank = mtime.0.abs_diff(first.0);
+        }
+        let pieces = self.pieces.into_iter().map(|(piece, _)| piece).collect();
+        engine.attach(mount, &self.covering, pieces, Clock { first, step: 1 })
     }
 }
 

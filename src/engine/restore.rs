@@ -19,8 +19,10 @@ use wink_store::{Captured, RecordHead, Stream};
 use wink_store::{Entry, Manifest, Output};
 
 use super::Engine;
+use super::attach::{Clock, Piece};
 use super::own::Standing;
-use super::tree::{Tree, os};
+use super::tree::{Tree, VIRTUAL, os};
+use crate::mounted::Mount;
 use crate::report::RestoredAs;
 
 /// Threads that place files: the disk and the kernel do most of the work.
@@ -38,6 +40,10 @@ pub struct Plan {
     in_the_way: Vec<(Vec<u8>, bool)>,
     /// Other paths that must go, likewise.
     remove: Vec<(Vec<u8>, bool)>,
+    /// Real files that stand where views are to appear: the real would hide them.
+    covering: Vec<Vec<u8>>,
+    /// Directories that stand and need only their mode, by index.
+    standing_dirs: BTreeSet<usize>,
 }
 
 /// Why there is no plan.
@@ -67,7 +73,15 @@ impl Engine<'_> {
     pub fn plan_restore(&self, head: &RecordHead, tree: &mut Tree<'_>, standing: &Standing) -> Result<Plan, NoPlan> {
         let manifest = self.store.manifest(&head.manifest)?;
         let times = self.store.times(&head.id)?;
-        let mut plan = Plan { manifest, times, place: Vec::new(), in_the_way: Vec::new(), remove: Vec::new() };
+        let mut plan = Plan {
+            manifest,
+            times,
+            place: Vec::new(),
+            in_the_way: Vec::new(),
+            remove: Vec::new(),
+            covering: Vec::new(),
+            standing_dirs: BTreeSet::new(),
+        };
         let mut kept = BTreeSet::new();
         for (index, entry) in plan.manifest.entries.iter().enumerate() {
             let absolute = join(self.workspace(), &entry.path);
@@ -83,7 +97,7 @@ impl Engine<'_> {
                 attr.filter(|attr| (attr.kind == Kind::Dir) != matches!(entry.output, Output::Dir { .. }))
             {
                 // The observations hold, so all that is in it is what the recorded run saw and replaced.
-                collect_tree(&absolute, &entry.path, attr.kind, &mut plan.in_the_way)?;
+                collect_tree(tree, &absolute, &entry.path, attr.kind, &mut plan.in_the_way)?;
             }
             if entry.modified && attr.is_some_and(|attr| attr.kind == Kind::File && attr.nlink > 1) {
                 // The command would change every name of the file; a file put in place changes one.
@@ -93,6 +107,15 @@ impl Engine<'_> {
             if !stands(entry, &absolute, attr.as_ref(), tree)? {
                 if let Output::File { digest, size, .. } = &entry.output {
                     self.check_blob(digest, *size, tree)?;
+                }
+                match attr {
+                    Some(Attr { kind: Kind::Dir, .. }) if matches!(entry.output, Output::Dir { .. }) => {
+                        plan.standing_dirs.insert(index);
+                    }
+                    Some(Attr { dev, .. }) if dev != VIRTUAL && !entry.modified => {
+                        plan.covering.push(entry.path.clone());
+                    }
+                    _ => {}
                 }
                 plan.place.push(index);
             }
@@ -137,17 +160,58 @@ impl Engine<'_> {
         if plan.place.is_empty() && plan.remove.is_empty() && plan.in_the_way.is_empty() {
             return Ok(RestoredAs::None);
         }
-        let root = &self.task.workspace;
-        let placer = Placer::new(root).with_context(|| format!("cannot open the workspace {}", root.display()))?;
-        let remove = |(path, is_dir): &(Vec<u8>, bool)| -> anyhow::Result<()> {
-            let removed = if *is_dir { placer.remove_dir(path).map(drop) } else { placer.remove_file(path) };
-            removed.or_else(gone).with_context(|| format!("cannot remove {}", os(path).display()))
-        };
+        if let Some(mount) = &self.task.mount {
+            self.restore_as_views(mount, plan, newest_input)?;
+            return Ok(RestoredAs::Views);
+        }
+        let placer = self.placer()?;
         // First only what stands in the way: an input that the command consumed goes when its output is there.
-        plan.in_the_way.iter().try_for_each(remove)?;
+        plan.in_the_way.iter().try_for_each(|path| remove(&placer, path))?;
+        let placed = self.place_all(&placer, plan, &plan.place, newest_input)?;
+        plan.remove.iter().try_for_each(|path| remove(&placer, path))?;
+        Ok(match placed {
+            (0, 0) => RestoredAs::None,
+            (_, 0) => RestoredAs::Reflinks,
+            _ => RestoredAs::Copies,
+        })
+    }
+
+    /// Everything that is the task's own appears as views; what changed somebody else's file is written through the mount.
+    fn restore_as_views(&self, mount: &Mount, plan: &Plan, newest_input: Time) -> anyhow::Result<()> {
+        let entries = &plan.manifest.entries;
+        let is_view = |index: &usize| !entries[*index].modified && !plan.standing_dirs.contains(index);
+        let (views, real): (Vec<usize>, Vec<usize>) = plan.place.iter().partition(|index| is_view(index));
+        let times = Spread::new(plan, &views, newest_input);
+        let pieces = views.iter().map(|index| {
+            let Entry { path, output, .. } = entries[*index].clone();
+            Piece { path, output, rank: times.rank(*index) }
+        });
+        let in_the_way = plan.in_the_way.iter().map(|(path, _)| path);
+        let first: Vec<Vec<u8>> = in_the_way.chain(&plan.covering).cloned().collect();
+        self.attach(mount, &first, pieces.collect(), times.clock)?;
+        if !real.is_empty() {
+            self.place_all(&self.placer()?, plan, &real, newest_input)?;
+        }
+        let last: Vec<Vec<u8>> = plan.remove.iter().map(|(path, _)| path.clone()).collect();
+        self.attach(mount, &last, Vec::new(), times.clock)
+    }
+
+    fn placer(&self) -> anyhow::Result<Placer> {
+        let root = &self.task.workspace;
+        Placer::new(root).with_context(|| format!("cannot open the workspace {}", root.display()))
+    }
+
+    /// Places entries by index; returns how many files were reflinked and how many copied.
+    fn place_all(
+        &self,
+        placer: &Placer,
+        plan: &Plan,
+        which: &[usize],
+        newest_input: Time,
+    ) -> anyhow::Result<(usize, usize)> {
         let entries = &plan.manifest.entries;
         let (dirs, files): (Vec<usize>, Vec<usize>) =
-            plan.place.iter().copied().partition(|index| matches!(entries[*index].output, Output::Dir { .. }));
+            which.iter().copied().partition(|index| matches!(entries[*index].output, Output::Dir { .. }));
         // A directory without write permission gets its mode once it is filled.
         for index in &dirs {
             if let Output::Dir { mode } = entries[*index].output {
@@ -157,11 +221,11 @@ impl Engine<'_> {
                     .with_context(|| format!("cannot make the directory {}", os(path).display()))?;
             }
         }
-        let times = spread(plan, &files, newest_input);
+        let times = Spread::new(plan, &files, newest_input);
         let place = |index: &usize| -> anyhow::Result<Option<Placed>> {
             let entry = &entries[*index];
-            let mtime = times.get(index).copied().unwrap_or_else(Time::now);
-            self.place(&placer, entry, mtime).with_context(|| format!("cannot write {}", os(&entry.path).display()))
+            self.place(placer, entry, times.time(*index))
+                .with_context(|| format!("cannot write {}", os(&entry.path).display()))
         };
         let placed = in_parallel(&files, &place)?;
         for index in dirs.iter().rev() {
@@ -172,12 +236,7 @@ impl Engine<'_> {
                 placer.set_mode(path, mode).with_context(|| format!("cannot write {}", os(path).display()))?;
             }
         }
-        plan.remove.iter().try_for_each(remove)?;
-        Ok(match placed {
-            (0, 0) => RestoredAs::None,
-            (_, 0) => RestoredAs::Reflinks,
-            _ => RestoredAs::Copies,
-        })
+        Ok(placed)
     }
 
     fn place(&self, placer: &Placer, entry: &Entry, mtime: Time) -> anyhow::Result<Option<Placed>> {
@@ -207,11 +266,17 @@ impl Plan {
 }
 
 /// A path and everything below it.
-fn collect_tree(absolute: &[u8], relative: &[u8], kind: Kind, into: &mut Vec<(Vec<u8>, bool)>) -> io::Result<()> {
+fn collect_tree(
+    tree: &mut Tree<'_>,
+    absolute: &[u8],
+    relative: &[u8],
+    kind: Kind,
+    into: &mut Vec<(Vec<u8>, bool)>,
+) -> io::Result<()> {
     into.push((relative.to_vec(), kind == Kind::Dir));
     if kind == Kind::Dir {
-        for (name, kind) in super::tree::list(absolute)? {
-            collect_tree(&join(absolute, &name), &join(relative, &name), kind, into)?;
+        for (name, kind) in tree.ground().list(absolute)? {
+            collect_tree(tree, &join(absolute, &name), &join(relative, &name), kind, into)?;
         }
     }
     Ok(())
@@ -226,32 +291,39 @@ fn stands(entry: &Entry, absolute: &[u8], attr: Option<&Attr>, tree: &mut Tree<'
                 && (attr.size, attr.mode) == (*size, *mode)
                 && tree.digest(absolute, attr)? == *digest
         }
-        Output::Link { target } => {
-            attr.kind == Kind::Link && std::fs::read_link(os(absolute))?.as_os_str().as_bytes() == target
-        }
+        Output::Link { target } => attr.kind == Kind::Link && tree.ground().read_link(absolute)? == *target,
         Output::Dir { mode } => attr.kind == Kind::Dir && attr.mode == *mode,
         Output::Removed => false,
     })
 }
 
-/// Modification times for the placed files: in the order of the record, all after `newest_input` if the clock allows, none after now.
-fn spread(plan: &Plan, files: &[usize], newest_input: Time) -> BTreeMap<usize, Time> {
-    let mut order = files.to_vec();
-    order.sort_by_key(|index| plan.times.get(*index).copied().unwrap_or(u64::MAX));
-    let now = Time::now();
-    let ranks: BTreeSet<u64> = order.iter().map(|index| plan.times.get(*index).copied().unwrap_or(u64::MAX)).collect();
-    let ranks: BTreeMap<u64, i64> = ranks.into_iter().zip(1..).collect();
-    // One microsecond apart (some file systems count no finer), closer if the newest input leaves less room.
-    let room = (now.0 - newest_input.0).max(0);
-    let step = (room / (ranks.len() as i64 + 1)).clamp(1, 1_000);
-    let first = now.0 - step * ranks.len() as i64;
-    order
-        .into_iter()
-        .map(|index| {
-            let rank = ranks.get(&plan.times.get(index).copied().unwrap_or(u64::MAX)).copied().unwrap_or(1);
-            (index, Time((first + step * rank).min(now.0)))
-        })
-        .collect()
+/// Modification times for the placed files: in the order of the record, all after the newest input if the clock allows, none after now.
+struct Spread {
+    ranks: BTreeMap<usize, u64>,
+    clock: Clock,
+}
+
+impl Spread {
+    fn new(plan: &Plan, which: &[usize], newest_input: Time) -> Spread {
+        let recorded = |index: &usize| plan.times.get(*index).copied().unwrap_or(u64::MAX);
+        let distinct: BTreeSet<u64> = which.iter().map(recorded).collect();
+        let order: BTreeMap<u64, u64> = distinct.into_iter().zip(1..).collect();
+        let now = Time::now();
+        // One microsecond apart (some file systems count no finer), closer if the newest input leaves less room.
+        let room = (now.0 - newest_input.0).max(0);
+        let step = (room / (order.len() as i64 + 1)).clamp(1, 1_000);
+        let first = Time(now.0 - step * order.len() as i64);
+        let ranks = which.iter().map(|index| (*index, order.get(&recorded(index)).copied().unwrap_or(1))).collect();
+        Spread { ranks, clock: Clock { first, step } }
+    }
+
+    fn rank(&self, index: usize) -> u64 {
+        self.ranks.get(&index).copied().unwrap_or(1)
+    }
+
+    fn time(&self, index: usize) -> Time {
+        Time(self.clock.first.0 + self.clock.step * self.rank(index) as i64)
+    }
 }
 
 /// Runs `work` over all items on a few threads; returns how many were reflinked and how many copied.
@@ -286,6 +358,11 @@ fn in_parallel(
         }
         Ok(total)
     })
+}
+
+fn remove(placer: &Placer, (path, is_dir): &(Vec<u8>, bool)) -> anyhow::Result<()> {
+    let removed = if *is_dir { placer.remove_dir(path).map(drop) } else { placer.remove_file(path) };
+    removed.or_else(gone).with_context(|| format!("cannot remove {}", os(path).display()))
 }
 
 fn gone(error: io::Error) -> io::Result<()> {

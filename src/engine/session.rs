@@ -12,13 +12,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use wink_fs::layered::Layered;
 use wink_fs::name::Name;
 use wink_fs::observe::Observed;
 use wink_fs::view::{Checks, Newer, Setup, View};
 use wink_fs::zone::{Zone, Zones};
 use wink_platform::unix::backing::RealBacking;
 use wink_platform::unix::enter::{self, Door};
-use wink_platform::unix::fuse::{Serving, serve};
+use wink_platform::unix::fuse::{Serve, Serving, serve};
 use wink_platform::unix::identity;
 use wink_platform::unix::task::{self, Finished, Spawn};
 use wink_store::Staging;
@@ -38,7 +39,7 @@ const CLOCK_TICK: Duration = Duration::from_millis(20);
 const DESCRIPTORS_SPARED: u64 = 256;
 
 /// The view type of a run.
-pub type TaskView = Observed<View<RealBacking>>;
+pub type TaskView = Observed<View<Layered<RealBacking>>>;
 
 /// A run that took place.
 pub struct Ran {
@@ -97,9 +98,7 @@ impl Engine<'_> {
         let unnoted = on_the_way(&scratch);
         let ids = identity::effective_ids();
         let privileged = ids.0 == 0;
-        let backing = RealBacking::new(&top, Some(&files))
-            .and_then(|backing| backing.with_spill(&self.task.workspace))
-            .context("cannot open the file tree")?;
+        let backing = self.beneath(&top, &files).context("cannot open the file tree")?;
         let setup = Setup {
             top: top.as_os_str().as_bytes().to_vec(),
             zones: zones.clone(),
@@ -148,6 +147,17 @@ impl Engine<'_> {
         })))
     }
 
+    /// What lies beneath the view: in a mounted tree the real directory and its layer, not the mount.
+    fn beneath(&self, top: &Path, files: &Path) -> anyhow::Result<Layered<RealBacking>> {
+        match &self.task.mount {
+            Some(mount) if top.parent().is_none() => mount.snapshot(self.store, Some(files)),
+            _ => {
+                let real = RealBacking::new(top, Some(files))?.with_spill(&self.task.workspace)?;
+                Ok(Layered::plain(real))
+            }
+        }
+    }
+
     fn system_scope(&self, scratch: &[PathBuf]) -> enter::Scope {
         let untracked = |path: &Path| UNTRACKED.iter().any(|tree| path.starts_with(tree));
         let mut bind: Vec<PathBuf> = UNTRACKED.iter().map(PathBuf::from).collect();
@@ -176,8 +186,8 @@ fn made_up(canonical: &Path) -> Option<Name> {
 /// Serves the view that the child mounts, and returns its root when the child is inside.
 fn welcome(view: Arc<TaskView>, door: Door) -> Result<(Serving, OwnedFd), String> {
     let device = door.receive(MOUNT_TIMEOUT).map_err(|error| error.to_string())?;
-    let serving =
-        serve(view.clone(), device, THREADS).map_err(|error| format!("the view cannot be served: {error}"))?;
+    let how = Serve { threads: THREADS, working_tree: false };
+    let serving = serve(view.clone(), device, how).map_err(|error| format!("the view cannot be served: {error}"))?;
     let root = door.entered().map_err(|error| error.to_string())?;
     Ok((serving, root))
 }

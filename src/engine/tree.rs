@@ -5,11 +5,11 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
+use std::sync::Arc;
 
 use memchr::memmem::Finder;
 use wink_fs::attr::{Attr, Kind, Time};
@@ -18,6 +18,8 @@ use wink_store::FileStamp;
 use wink_store::Store;
 use wink_store::{Observation, OpaqueKind, listing_digest};
 
+use super::ground::Ground;
+use crate::mounted::Mount;
 use crate::roots::Roots;
 
 /// File systems stamp files with the time of the last timer tick: at most 10 ms old (`CONFIG_HZ=100`), doubled to be safe.
@@ -25,18 +27,29 @@ const REST: i64 = 20_000_000;
 /// Read size when hashing: large enough for BLAKE3's widest vectors, small enough for the cache.
 const CHUNK: usize = 256 * 1024;
 
+/// The device of what only a layer shows.
+pub const VIRTUAL: u64 = 0;
+
 /// See the module.
 pub struct Tree<'s> {
-    store: &'s Store,
+    store: &'s Arc<Store>,
+    mount: Option<&'s Mount>,
+    ground: Ground<'s>,
     attrs: HashMap<Vec<u8>, Option<Attr>>,
     digests: HashMap<Vec<u8>, Digest>,
     learned: Vec<(FileStamp, Digest, i64)>,
 }
 
 impl<'s> Tree<'s> {
-    /// Nothing examined yet.
-    pub fn new(store: &'s Store) -> Tree<'s> {
-        Tree { store, attrs: HashMap::new(), digests: HashMap::new(), learned: Vec::new() }
+    /// Nothing examined yet. `mount` is what the workspace lies in.
+    pub fn new(store: &'s Arc<Store>, mount: Option<&'s Mount>) -> anyhow::Result<Tree<'s>> {
+        let ground = Ground::new(store, mount)?;
+        Ok(Tree { store, mount, ground, attrs: HashMap::new(), digests: HashMap::new(), learned: Vec::new() })
+    }
+
+    /// Where everything is read.
+    pub fn ground(&mut self) -> &mut Ground<'s> {
+        &mut self.ground
     }
 
     /// Attributes of a path, a symbolic link's own; `None` if nothing is there.
@@ -44,7 +57,7 @@ impl<'s> Tree<'s> {
         if let Some(known) = self.attrs.get(path) {
             return Ok(*known);
         }
-        let attr = look(path)?;
+        let attr = self.ground.look(path)?;
         self.attrs.insert(path.to_vec(), attr);
         Ok(attr)
     }
@@ -54,13 +67,24 @@ impl<'s> Tree<'s> {
         if let Some(known) = self.digests.get(path) {
             return Ok(*known);
         }
+        if attr.dev == VIRTUAL
+            && let Some(origin) = self.ground.origin(path)?
+        {
+            // What a view shows is what the blob holds: its own stamp tells whether that is still what its name says.
+            let blob = self.store.blob_path(&origin);
+            let blob = blob.as_os_str().as_bytes();
+            let attr = look(blob)?.ok_or(io::ErrorKind::NotFound)?;
+            let digest = self.digest(blob, &attr)?;
+            self.digests.insert(path.to_vec(), digest);
+            return Ok(digest);
+        }
         let stamp = stamp(attr);
         let cached = self.store.digests_get(&[stamp.id()]).ok().and_then(|mut found| found.pop().flatten());
         let digest = match cached {
             Some(cached) if cached.stamp == stamp && cached.hashed_at_ns - stamp.ctime_ns > REST => cached.digest,
             _ => {
                 let began = Time::now().0;
-                let digest = hash(&mut File::open(os(path))?, &[])?.digest;
+                let digest = hash(&mut self.ground.open(path)?, &[])?.digest;
                 self.learned.push((stamp, digest, began));
                 digest
             }
@@ -85,7 +109,7 @@ impl<'s> Tree<'s> {
         let Some(attr) = self.attr(path)? else { return Ok(Observation::Absent) };
         Ok(match attr.kind {
             Kind::Dir if listing => {
-                let mut names = list(path)?;
+                let mut names = self.ground.list(path)?;
                 names.retain(|(name, _)| !hides(&wink_fs::zone::join(path, name)));
                 Observation::Listing { digest: digest_of_names(names), mode: dir_mode(path, &attr, roots) }
             }
@@ -97,10 +121,7 @@ impl<'s> Tree<'s> {
                 }
                 Err(error) => return Err(error),
             },
-            Kind::Link => {
-                let target = std::fs::read_link(os(path))?;
-                Observation::Link { target: roots.substitute(target.as_os_str().as_bytes()) }
-            }
+            Kind::Link => Observation::Link { target: roots.substitute(&self.ground.read_link(path)?) },
             Kind::Pipe => Observation::Opaque { kind: OpaqueKind::Pipe, mode: attr.mode },
             Kind::Socket => Observation::Opaque { kind: OpaqueKind::Socket, mode: attr.mode },
             Kind::CharDevice | Kind::BlockDevice => Observation::Opaque { kind: OpaqueKind::Device, mode: attr.mode },
@@ -114,9 +135,11 @@ impl<'s> Tree<'s> {
     }
 
     /// Forgets everything that was examined, but not what was learned: for looking again after a command ran.
-    pub fn start_over(&mut self) {
+    pub fn start_over(&mut self) -> anyhow::Result<()> {
         self.attrs.clear();
         self.digests.clear();
+        self.ground = Ground::new(self.store, self.mount)?;
+        Ok(())
     }
 
     /// Keeps the digests computed so far for later runs. Losing them costs time, nothing else.

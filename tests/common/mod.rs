@@ -211,6 +211,13 @@ impl Drop for World {
         for point in below {
             let _ = Command::new("umount").arg("-l").arg(point).status();
         }
+        // It notices within moments that its mounts have gone.
+        for _ in 0..100 {
+            if !self.store.join("daemon.sock").exists() || self.call().dir("/").wink(&["daemon", "stop"]).code == 0 {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
         if std::thread::panicking() && std::env::var_os("WINK_TEST_KEEP").is_some() {
             println!("kept: {} {}", self.root.display(), self.untracked.display());
             return;

@@ -16,7 +16,9 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -139,6 +141,21 @@ pub fn prepare(view: &View) -> io::Result<(Inside, Door)> {
         gid_map: format!("{gid} {gid} 1\n").into_bytes(),
     };
     Ok((inside, Door { socket: mine, bind, from_view }))
+}
+
+/// Runs a command inside, with this process' own streams, to its end; returns its exit code. Interrupts from the terminal are the command's.
+pub fn run_inside(inside: Inside, mut command: Command) -> io::Result<i32> {
+    // SAFETY: `enter` makes only raw system calls, in a child that `Command` has just forked, and is called once.
+    unsafe { command.pre_exec(move || inside.enter()) };
+    let child = command.spawn();
+    // With it goes the parent's copy of the socket.
+    drop(command);
+    for signal in [libc::SIGINT, libc::SIGQUIT] {
+        // SAFETY: ignoring a signal installs no code.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+    let status = child?.wait()?;
+    Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)))
 }
 
 fn c_path(path: &Path) -> io::Result<CString> {

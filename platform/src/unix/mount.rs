@@ -108,6 +108,12 @@ pub fn mount_over(dir: &Path) -> Result<OwnedFd, MountError> {
     })
 }
 
+/// The directory as it lies beneath: to be opened before it is mounted over.
+pub fn open_beneath(dir: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(dir, flags, Mode::empty())?)
+}
+
 fn mount_directly(dir: &Path) -> Result<OwnedFd, MountError> {
     let failed = |errno: Errno| MountError::Failed { dir: dir.to_owned(), source: errno.into() };
     let device = rustix::fs::open(c"/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())

@@ -5,16 +5,17 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context;
-use wink_fs::attr::Time;
+use wink_fs::attr::{Kind, Time};
 use wink_fs::view::Newer;
 use wink_fs::zone::join;
 use wink_platform::unix::front::Announcer;
 use wink_platform::unix::task::Spawn;
 use wink_store::Digest;
-use wink_store::Output;
 use wink_store::{Captured, Record, RecordHead, RecordId};
+use wink_store::{Observation, Output};
 use wink_store::{Store, StoreError};
 
 use super::{Asked, INSIDE, Missed, native, not_started};
@@ -32,7 +33,7 @@ const NAMED_MAX: usize = 3;
 
 /// Everything the engine process does.
 pub fn engine(asked: &Asked, task: &Task, store: &Path, missed: Missed, announcer: Announcer) {
-    let code = match Store::open(store).context("the cache cannot be opened") {
+    let code = match Store::open(store).map(Arc::new).context("the cache cannot be opened") {
         Ok(store) => match run(asked, &Engine { store: &store, task }, missed) {
             Ok(Done { report, ran }) => {
                 let code = asked.deliver(report);
@@ -83,17 +84,15 @@ struct Done {
 struct Shown {
     carried: Option<Carried>,
     hidden: Standing,
+    /// What must look new to a command that is shown some.
+    newer: Option<Newer>,
 }
 
 fn run(asked: &Asked, engine: &Engine<'_>, missed: Missed) -> Result<Done, Trouble> {
     let task = engine.task;
-    let mut tree = Tree::new(engine.store);
-    let mut before = || -> anyhow::Result<_> {
-        let shown = shown(engine, &missed.standing, &mut tree)?;
-        let newer = changed_inputs(engine, &shown, &missed.standing, &mut tree);
-        Ok((shown, newer))
-    };
-    let (Shown { carried, hidden }, newer) = before().map_err(Trouble::BeforeTheCommand)?;
+    let mut tree = Tree::new(engine.store, task.mount.as_ref()).map_err(Trouble::BeforeTheCommand)?;
+    let shown = shown(engine, &missed.standing, &mut tree).map_err(Trouble::BeforeTheCommand)?;
+    let Shown { carried, hidden, newer } = shown;
     let mut environment: Vec<(OsString, OsString)> =
         task.environment.iter().map(|(name, value)| (name.clone(), task.shown(value))).collect();
     let argv: Vec<OsString> = task.argv.iter().map(|word| task.shown(word)).collect();
@@ -153,7 +152,7 @@ fn after(
         hidden: hidden.paths.clone(),
         zones: &ran.zones,
         unnoted: &ran.unnoted,
-        backing: view.backing(),
+        backing: view.backing().real(),
         live: !ran.finished.survivors.is_empty(),
     };
     let printed = run.printed.clone();
@@ -168,7 +167,7 @@ fn after(
     {
         harvest.doubts.push(format!("{} changed while the command ran", String::from_utf8_lossy(path)));
     }
-    let published = engine.publish(&harvest.deeds, &leftovers);
+    let published = engine.publish(&harvest, &leftovers, &mut tree);
     if !ran.finished.survivors.is_empty() {
         ran.published = std::mem::take(&mut harvest.deeds);
     }
@@ -308,6 +307,7 @@ fn shown(engine: &Engine<'_>, standing: &Standing, tree: &mut Tree<'_>) -> anyho
     let all_hidden = || Shown {
         carried: None,
         hidden: Standing { outputs: standing.outputs.clone(), paths: standing.paths.clone() },
+        newer: None,
     };
     if engine.task.settings.own != Own::Carry {
         return Ok(all_hidden());
@@ -315,11 +315,13 @@ fn shown(engine: &Engine<'_>, standing: &Standing, tree: &mut Tree<'_>) -> anyho
     let Some(mut carried) = previous(engine)? else {
         return Ok(all_hidden());
     };
-    let untouched = |path: &[u8], output: &Output| match (standing.outputs.get(path), output) {
+    let mut untouched = |path: &[u8], output: &Output| match (standing.outputs.get(path), output) {
         (Some(Output::Dir { .. }), Output::Dir { .. }) => true,
         (Some(there), left) => there == left,
         // Somebody else's file in it makes a directory theirs, and takes nothing away from what was left.
-        (None, Output::Dir { .. }) => join(engine.workspace(), path).as_slice().is_dir(),
+        (None, Output::Dir { .. }) => {
+            matches!(tree.attr(&join(engine.workspace(), path)), Ok(Some(attr)) if attr.kind == Kind::Dir)
+        }
         (None, _) => false,
     };
     // What another task of ours has rewritten (tools that share one output directory) makes nobody start over: it is an input
@@ -344,16 +346,9 @@ fn shown(engine: &Engine<'_>, standing: &Standing, tree: &mut Tree<'_>) -> anyho
             hidden.outputs.insert(path.clone(), output.clone());
         }
     }
-    Ok(Shown { carried: Some(carried), hidden })
-}
-
-trait IsDir {
-    fn is_dir(&self) -> bool;
-}
-
-impl IsDir for [u8] {
-    fn is_dir(&self) -> bool {
-        crate::engine::tree::os(self).is_dir()
+    match changed_inputs(engine, &carried, standing, tree) {
+        Some(newer) => Ok(Shown { carried: Some(carried), hidden, newer: Some(newer) }),
+        None => Ok(all_hidden()),
     }
 }
 
@@ -380,13 +375,17 @@ fn previous(engine: &Engine<'_>) -> anyhow::Result<Option<Carried>> {
     Ok((!outputs.is_empty()).then_some(Carried { head, trace, outputs, lent: Vec::new() }))
 }
 
-/// What must look new to a command that is shown outputs of an earlier run: whatever that run did not see just so.
-fn changed_inputs(engine: &Engine<'_>, shown: &Shown, standing: &Standing, tree: &mut Tree<'_>) -> Option<Newer> {
-    let carried = shown.carried.as_ref()?;
+/// What must look new to a command that is shown outputs of an earlier run: whatever that run did not see just so. `None` if something
+/// it saw is gone: most commands never ask for what is gone, so the result could not be told from a stale one.
+fn changed_inputs(engine: &Engine<'_>, carried: &Carried, standing: &Standing, tree: &mut Tree<'_>) -> Option<Newer> {
     let mut but: HashSet<Vec<u8>> = carried.outputs.keys().map(|path| join(engine.workspace(), path)).collect();
     for (path, seen) in &carried.trace.seen {
-        if engine.present(path, &seen.fact, tree, standing).is_ok_and(|present| present == seen.fact) {
-            but.insert(crate::engine::lookup::slashed(engine.task.roots.absolute(path)));
+        match engine.present(path, &seen.fact, tree, standing) {
+            Ok(present) if present == seen.fact => {
+                but.insert(crate::engine::lookup::slashed(engine.task.roots.absolute(path)));
+            }
+            Ok(Observation::Absent) => return None,
+            _ => {}
         }
     }
     Some(Newer { least: Time::now(), but })
@@ -406,7 +405,7 @@ fn stay(engine: &Engine<'_>, mut ran: Ran, announcer: Announcer, code: i32) {
     let publish = || -> anyhow::Result<()> {
         let _turn = lock(engine.store, engine.workspace())?;
         let view = ran.view.inner();
-        let mut tree = Tree::new(engine.store);
+        let mut tree = Tree::new(engine.store, engine.task.mount.as_ref())?;
         let run = Yield {
             delta: view.delta().map_err(|status| anyhow::anyhow!("{status}"))?,
             sights: HashMap::new(),
@@ -416,7 +415,7 @@ fn stay(engine: &Engine<'_>, mut ran: Ran, announcer: Announcer, code: i32) {
             hidden: HashSet::new(),
             zones: &ran.zones,
             unnoted: &ran.unnoted,
-            backing: view.backing(),
+            backing: view.backing().real(),
             live: false,
         };
         let mut harvest = engine.capture(run, &mut tree);
@@ -425,7 +424,7 @@ fn stay(engine: &Engine<'_>, mut ran: Ran, announcer: Announcer, code: i32) {
         let replaced: HashSet<Vec<u8>> =
             harvest.deeds.iter().filter(|deed| !deed.is_set_aside()).map(|deed| deed.path().to_vec()).collect();
         harvest.deeds.retain(|deed| !deed.is_set_aside() || replaced.contains(deed.path()));
-        engine.publish(&harvest.deeds, &Standing::default())
+        engine.publish(&harvest, &Standing::default(), &mut tree)
     };
     if let Err(error) = publish() {
         crate::complain(&format!(

@@ -15,7 +15,7 @@ use wink_store::{Digest, Output};
 
 use super::{Capture, owner};
 use crate::engine::publish::{Bytes, Deed};
-use crate::engine::tree::{hash, look, os};
+use crate::engine::tree::{VIRTUAL, hash, look, os};
 
 /// How many names are tried to tell where a file is set aside.
 const ASIDE_TOLD_MAX: usize = 100;
@@ -30,7 +30,7 @@ impl Capture<'_, '_> {
             None if before.is_none() => None,
             None => return Ok(false),
         };
-        let Some(now) = look(path).ok().flatten().filter(|now| now.kind == Kind::File) else {
+        let Some(now) = self.tree.ground().look(path).ok().flatten().filter(|now| now.kind == Kind::File) else {
             return Ok(false);
         };
         if same(seen.as_ref(), Some(&now)) {
@@ -45,7 +45,9 @@ impl Capture<'_, '_> {
         self.out.deeds.push(Deed::SetAside { path: relative.to_vec() });
         let shown = self.shown(path);
         let aside = (1..).map(|number| aside_name(relative, number));
-        let free = |name: &Vec<u8>| !matches!(look(&join(self.engine.workspace(), name)), Ok(Some(_)));
+        let workspace = self.engine.workspace();
+        let ground = self.tree.ground();
+        let free = |name: &Vec<u8>| !matches!(ground.look(&join(workspace, name)), Ok(Some(_)));
         let aside = aside.take(ASIDE_TOLD_MAX).find(free).unwrap_or_default();
         let aside = String::from_utf8_lossy(&aside).into_owned();
         let told = format!("{shown} was changed by somebody else while the command ran: their file is kept as {aside}");
@@ -95,7 +97,12 @@ impl Capture<'_, '_> {
         let stored = match &source {
             Source::Staged(staged) => self.adopt_staged(*staged),
             Source::Beneath(from) if from == path && beneath.is_some_and(|beneath| beneath.mode == attr.mode) => {
-                if beneath.is_some_and(|beneath| (beneath.uid, beneath.gid) != (attr.uid, attr.gid)) {
+                if let Some(beneath) = beneath.filter(|beneath| beneath.dev == VIRTUAL) {
+                    // A view gets its new time by being shown anew: setting it would make it a real file.
+                    let bytes = Bytes::Blob { digest: self.tree.digest(path, &beneath)?, size: beneath.size };
+                    let (path, owner) = (relative.to_vec(), owner(attr));
+                    self.out.deeds.push(Deed::File { path, bytes, mode: attr.mode, mtime: attr.mtime, owner });
+                } else if beneath.is_some_and(|beneath| (beneath.uid, beneath.gid) != (attr.uid, attr.gid)) {
                     let (path, owner) = (relative.to_vec(), owner(attr));
                     self.out.deeds.push(Deed::Attributes { path, mode: Some(attr.mode), mtime: attr.mtime, owner });
                 } else {
@@ -105,7 +112,7 @@ impl Capture<'_, '_> {
             }
             Source::Beneath(from) => {
                 self.ensure_seen(from)?;
-                File::open(os(from)).map_err(anyhow::Error::from).and_then(|file| self.adopt_copy(file.into()))
+                self.tree.ground().open(from).map_err(anyhow::Error::from).and_then(|file| self.adopt_copy(file.into()))
             }
         };
         let (digest, size) = match stored {
@@ -127,7 +134,7 @@ impl Capture<'_, '_> {
             None => false,
         };
         self.out.deeds.push(match beneath {
-            Some(beneath) if same_bytes => {
+            Some(beneath) if same_bytes && beneath.dev != VIRTUAL => {
                 let mode = (beneath.mode != attr.mode).then_some(attr.mode);
                 let owner = owner(attr).filter(|owner| *owner != (beneath.uid, beneath.gid));
                 Deed::Attributes { path: relative.to_vec(), mode, mtime: attr.mtime, owner }

@@ -171,7 +171,7 @@ fn read_step(input: &mut Reader<'_>) -> Result<Step, DecodeError> {
 /// Whether a step names plain paths and possible things.
 fn check_step(step: &Step) -> Result<(), DecodeError> {
     match step {
-        Step::Attach { at, .. } if at.is_empty() => Ok(()),
+        Step::Attach { at: path, .. } | Step::Remove { path } if path.is_empty() => Ok(()),
         Step::Attach { at, .. } => check_path(at),
         Step::Put { output: Output::Removed, .. } => Err(DecodeError::Kind),
         Step::Put { path, output, .. } => check_path(path).and_then(|()| output.check()),

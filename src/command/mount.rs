@@ -1,0 +1,437 @@
+//! `wink mount`, `unmount`, `status`, `materialize`: a working tree served through wink.
+//!
+//! The client mounts, since it knows the namespace it was called in, and hands the device to the daemon together with the real directory
+//! beneath, which it opened before it was covered.
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use wink_platform::unix::enter::{self, Scope};
+use wink_platform::unix::mount::{self, UnmountError};
+use wink_platform::unix::mount_users::{Process, standing_beneath, users};
+use wink_platform::unix::mounts::{is_dead, mounts};
+use wink_store::Store;
+
+use crate::config::Config;
+use crate::daemon::client::Client;
+use crate::daemon::protocol::{MountStatus, Reply, Request, Status};
+use crate::mounted::{Mount, replay};
+use crate::shelf::StoreShelf;
+use crate::workspace;
+
+/// How long the daemon may take to notice that a mount has gone.
+const NOTICE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often it is asked.
+const NOTICE_POLL: Duration = Duration::from_millis(5);
+/// How long a child may take to mount in its namespace.
+const ENTER_TIMEOUT: Duration = Duration::from_secs(20);
+/// How many processes are named in one line.
+const NAMED_MAX: usize = 5;
+
+/// `wink mount`.
+#[derive(Debug, clap::Args)]
+pub struct MountArgs {
+    /// The directory [default: the workspace]
+    pub dir: Option<PathBuf>,
+    /// Mount for one command only, in a namespace of its own: needs neither privileges nor fusermount3
+    #[arg(long, requires = "command")]
+    pub private: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// With --private: the command, usually a shell
+    #[arg(last = true, value_name = "COMMAND", requires = "private")]
+    pub command: Vec<OsString>,
+}
+
+/// `wink unmount`.
+#[derive(Debug, clap::Args)]
+pub struct UnmountArgs {
+    /// The directory [default: the mounted one that the current directory lies in]
+    pub dir: Option<PathBuf>,
+    /// Make every view a real file first
+    #[arg(long)]
+    pub materialize: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `wink materialize`.
+#[derive(Debug, clap::Args)]
+pub struct MaterializeArgs {
+    /// Files and directories [default: the current directory]
+    pub paths: Vec<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Mounts; returns the exit code of the command, if there is one.
+pub fn mount(args: &MountArgs) -> anyhow::Result<i32> {
+    let (dir, store) = place(args.dir.as_deref())?;
+    if args.private {
+        return privately(&store, dir, &args.command);
+    }
+    let status = serve(&store, &dir)?;
+    let beneath = status.beneath;
+    if args.json {
+        println!("{}", serde_json::json!({ "dir": dir.to_string_lossy(), "view_files": status.views.view_files }));
+        return Ok(0);
+    }
+    println!("{} is mounted{}", dir.display(), shown(&status.views));
+    if !beneath.is_empty() {
+        println!(
+            "still in the real directory beneath, and past the mount until they leave it (`cd .` in a shell): {}",
+            named(&beneath)
+        );
+    }
+    Ok(0)
+}
+
+/// What came of mounting.
+struct Serving {
+    views: MountStatus,
+    beneath: Vec<Process>,
+}
+
+fn place(dir: Option<&Path>) -> anyhow::Result<(PathBuf, PathBuf)> {
+    let named = dir.map_or_else(|| Path::new(".").to_owned(), Path::to_owned);
+    let found = named.canonicalize().with_context(|| format!("cannot mount {}", named.display()))?;
+    let home = std::env::home_dir().and_then(|home| home.canonicalize().ok());
+    let root = if dir.is_some() { found } else { workspace::find(&found, home.as_deref())?.root };
+    ensure!(root.is_dir(), "{} is not a directory", root.display());
+    let config = Config::load(&root, std::env::vars_os())?;
+    Ok((root, config.store_dir()?.to_owned()))
+}
+
+/// Mounts `dir` over itself and has the daemon serve it.
+fn serve(store: &Path, dir: &Path) -> anyhow::Result<Serving> {
+    check(store, dir)?;
+    let lower = open_dir(dir)?;
+    let client = Client::start(store)?;
+    let device = mount::mount_over(dir)?;
+    let request = Request::Mount { root: dir.as_os_str().as_bytes().to_vec(), private: false };
+    let served = client.do_it(&request, &[device.as_fd(), lower.as_fd()]);
+    // From here on nobody but the daemon holds the device: when it dies, so does the mount, and nobody waits.
+    drop(device);
+    if let Err(error) = served {
+        let _ = mount::unmount(dir, true);
+        return Err(error);
+    }
+    let dev = std::fs::metadata(dir).with_context(|| format!("{} does not answer", dir.display()))?.dev();
+    let request = Request::Mounted { root: dir.as_os_str().as_bytes().to_vec(), dev };
+    client.do_it(&request, &[])?;
+    let status = mounts_of(&client)?;
+    let beneath =
+        standing_beneath(dir, &lower).into_iter().filter(|process| process.pid.cast_unsigned() != status.pid).collect();
+    let views = status.mounts.into_iter().find(|mount| mount.dev == dev);
+    Ok(Serving { views: views.with_context(|| format!("{} went away at once", dir.display()))?, beneath })
+}
+
+/// Refuses what cannot work, and clears away what a dead daemon left.
+fn check(store: &Path, dir: &Path) -> anyhow::Result<()> {
+    ensure!(dir.parent().is_some(), "the whole file system cannot be mounted over itself; choose a project");
+    std::fs::create_dir_all(store).with_context(|| format!("cannot make the cache {}", store.display()))?;
+    let store = store.canonicalize()?;
+    ensure!(
+        !store.starts_with(dir),
+        "the cache {} lies in {}, and cannot be served from itself; set cache_dir or WINK_CACHE_DIR to another place",
+        store.display(),
+        dir.display()
+    );
+    for mounted in mounts()? {
+        if mounted.dir == dir && is_dead(dir) {
+            mount::unmount(dir, true)?;
+        } else if mounted.dir == dir {
+            bail!("{} is mounted already", dir.display());
+        } else if dir.starts_with(&mounted.dir) {
+            bail!("{} lies in {}, which is mounted", dir.display(), mounted.dir.display());
+        } else if mounted.dir.starts_with(dir) {
+            bail!("{} is mounted and lies in {}; unmount it first", mounted.dir.display(), dir.display());
+        }
+    }
+    Ok(())
+}
+
+fn open_dir(dir: &Path) -> anyhow::Result<OwnedFd> {
+    mount::open_beneath(dir).with_context(|| format!("cannot open {}", dir.display()))
+}
+
+/// Mounts in a namespace of its own, for one command.
+fn privately(store: &Path, dir: PathBuf, command: &[OsString]) -> anyhow::Result<i32> {
+    check(store, &dir)?;
+    let lower = open_dir(&dir)?;
+    let client = Client::start(store)?;
+    let cwd = std::env::current_dir()?;
+    let view = enter::View {
+        mountpoint: dir.clone(),
+        scope: Scope::Workspace(dir.clone()),
+        cwd: if cwd.starts_with(&dir) { cwd } else { dir.clone() },
+        options: "default_permissions".to_owned(),
+    };
+    let (inside, door) = enter::prepare(&view)?;
+    let (program, args) = command.split_first().context("no command")?;
+    let mut command = Command::new(program);
+    command.args(args);
+    let root = dir.as_os_str().as_bytes().to_vec();
+    let welcome = std::thread::spawn(move || -> anyhow::Result<()> {
+        let device = door.receive(ENTER_TIMEOUT)?;
+        client.do_it(&Request::Mount { root: root.clone(), private: true }, &[device.as_fd(), lower.as_fd()])?;
+        drop(device);
+        let top = door.entered()?;
+        let dev = std::fs::File::from(top).metadata()?.dev();
+        client.do_it(&Request::Mounted { root, dev }, &[]).map(drop)
+    });
+    let ended = enter::run_inside(inside, command);
+    welcome.join().map_err(|_| anyhow::anyhow!("the thread that mounts stopped"))??;
+    ended.with_context(|| format!("cannot run {}", program.to_string_lossy()))
+}
+
+/// Unmounts.
+pub fn unmount(args: &UnmountArgs) -> anyhow::Result<String> {
+    let dir = match &args.dir {
+        // A dead mount has no canonical path.
+        Some(dir) => dir.canonicalize().or_else(|_| std::path::absolute(dir))?,
+        None => std::env::current_dir()?,
+    };
+    let mounted = mounts()?.into_iter().filter(|mounted| dir.starts_with(&mounted.dir));
+    let mounted = mounted.max_by_key(|mounted| mounted.dir.as_os_str().len());
+    let mounted = mounted.with_context(|| format!("{} is not mounted", dir.display()))?;
+    ensure!(args.dir.is_none() || mounted.dir == dir, "{} is not mounted; {} is", dir.display(), mounted.dir.display());
+    let dir = mounted.dir;
+    let store = store_for(&dir)?;
+    let made = match args.materialize {
+        true => {
+            let request = Request::Materialize { root: dir.as_os_str().as_bytes().to_vec(), path: Vec::new() };
+            Some(Client::connect(&store)?.do_it(&request, &[])?)
+        }
+        false => None,
+    };
+    match mount::unmount(&dir, is_dead(&dir)) {
+        Ok(()) => {}
+        Err(UnmountError::Busy { .. }) => {
+            let users = users(mounted.dev);
+            let who = if users.is_empty() { "processes that this user may not see".to_owned() } else { named(&users) };
+            bail!("{} is in use by {who}; end them or let them leave it, then unmount again", dir.display());
+        }
+        Err(error) => return Err(error.into()),
+    }
+    settle(&store, &dir)?;
+    let left = dormant(&store, &dir)?;
+    if args.json {
+        let dir = dir.to_string_lossy();
+        return Ok(format!("{}\n", serde_json::json!({ "dir": dir, "materialized": made, "view_files": left.0 })));
+    }
+    let made = made.map(|count| format!("; {count} views are real files now")).unwrap_or_default();
+    let left = match left {
+        (0, _) => String::new(),
+        (files, _) => format!(
+            "; {files} views are out of sight until the next `wink mount` (`wink materialize` makes them real files)"
+        ),
+    };
+    Ok(format!("{} is unmounted{made}{left}\n", dir.display()))
+}
+
+/// Waits until the daemon has noticed that a mount has gone.
+fn settle(store: &Path, dir: &Path) -> anyhow::Result<()> {
+    let began = Instant::now();
+    while let Some(client) = Client::running(store)? {
+        let dir = dir.to_string_lossy();
+        if !mounts_of(&client)?.mounts.iter().any(|mount| mount.dir == dir) || began.elapsed() > NOTICE_TIMEOUT {
+            break;
+        }
+        std::thread::sleep(NOTICE_POLL);
+    }
+    Ok(())
+}
+
+/// Files and bytes of a layer that is not mounted.
+fn dormant(store: &Path, dir: &Path) -> anyhow::Result<(u64, u64)> {
+    let store = Arc::new(Store::open(store)?);
+    let steps = store.read_layer(dir.as_os_str().as_bytes())?;
+    let layer = replay(&steps, &StoreShelf::reader(store.clone()), |_| Ok::<(), anyhow::Error>(()))?;
+    Ok(layer.count())
+}
+
+/// Makes views real, mounted or not.
+pub fn materialize(args: &MaterializeArgs) -> anyhow::Result<String> {
+    let here = [PathBuf::from(".")];
+    let paths = if args.paths.is_empty() { &here[..] } else { &args.paths };
+    let mut made = 0;
+    for path in paths {
+        let absolute = absolute(path)?;
+        made += materialize_one(&absolute).with_context(|| format!("cannot make {} real", path.display()))?;
+    }
+    Ok(match args.json {
+        true => format!("{}\n", serde_json::json!({ "materialized": made })),
+        false => format!("{made} views are real files now\n"),
+    })
+}
+
+/// The absolute path of something that may be a symbolic link, or not be there at all while its layer is not mounted.
+fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
+    let whole = std::path::absolute(path)?;
+    Ok(match (whole.parent(), whole.file_name()) {
+        (Some(parent), Some(name)) if path.file_name().is_some() => {
+            parent.canonicalize().unwrap_or_else(|_| parent.to_owned()).join(name)
+        }
+        _ => whole.canonicalize().unwrap_or(whole),
+    })
+}
+
+fn materialize_one(path: &Path) -> anyhow::Result<u64> {
+    let store_dir = store_for(path)?;
+    let below = |root: &Path| path.strip_prefix(root).ok().map(|path| path.as_os_str().as_bytes().to_vec());
+    if let Some(client) = Client::running(&store_dir)? {
+        for mounted in mounts_of(&client)?.mounts {
+            if let Some(path) = below(Path::new(&mounted.dir)) {
+                let request = Request::Materialize { root: mounted.dir.into_bytes(), path };
+                return client.do_it(&request, &[]);
+            }
+        }
+    }
+    let store = Arc::new(Store::open(&store_dir)?);
+    for root in store.layer_roots()? {
+        let dir = crate::engine::tree::os(&root);
+        let Some(path) = below(dir) else { continue };
+        let (log, steps) = store.open_layer(&root)?;
+        let shelf = Arc::new(StoreShelf::writer(store.clone(), log));
+        let layer = replay(&steps, &shelf, |lost| anyhow::bail!("{lost}"))?;
+        let mount = Mount { root: dir.to_owned(), lower: open_dir(dir)? };
+        let layered = mount.writable(shelf, layer)?;
+        return layered.materialize(&path).map_err(|status| crate::mounted::error(status).into());
+    }
+    bail!("it lies in no directory that was ever mounted")
+}
+
+/// What is mounted, and what was.
+pub fn status(json: bool) -> anyhow::Result<String> {
+    let store = store_for(&std::env::current_dir()?)?;
+    let mounted = match Client::running(&store)? {
+        Some(client) => mounts_of(&client)?.mounts,
+        None => Vec::new(),
+    };
+    let dead: Vec<PathBuf> = mounts()?.into_iter().map(|mounted| mounted.dir).filter(|dir| is_dead(dir)).collect();
+    let mut asleep = Vec::new();
+    if store.is_dir() {
+        for root in Store::open(&store)?.layer_roots()? {
+            let dir = crate::engine::tree::os(&root);
+            if !mounted.iter().any(|mounted| Path::new(&mounted.dir) == dir) {
+                let (files, bytes) = dormant(&store, dir)?;
+                if files > 0 {
+                    asleep.push((dir.to_owned(), files, bytes));
+                }
+            }
+        }
+    }
+    if json {
+        let asleep: Vec<_> = asleep
+            .iter()
+            .map(|(dir, files, bytes)| {
+                serde_json::json!({ "dir": dir.to_string_lossy(), "view_files": files, "view_bytes": bytes })
+            })
+            .collect();
+        let dead: Vec<_> = dead.iter().map(|dir| dir.to_string_lossy()).collect();
+        let said = serde_json::json!({ "mounts": mounted, "unmounted_layers": asleep, "dead": dead });
+        return Ok(format!("{said:#}\n"));
+    }
+    let mut lines: Vec<String> =
+        mounted.iter().map(|mount| format!("{} is mounted{}", mount.dir, shown(mount))).collect();
+    lines.extend(dead.iter().map(|dir| format!("{} lost its daemon; `wink mount {0}` brings it back", dir.display())));
+    lines.extend(asleep.iter().map(|(dir, files, _)| {
+        format!("{} is not mounted; {files} views are out of sight until it is", dir.display())
+    }));
+    if lines.is_empty() {
+        lines.push("nothing is mounted".to_owned());
+    }
+    Ok(lines.join("\n") + "\n")
+}
+
+/// Brings a mount back whose daemon has died, if `path` lies in one; the current directory is entered again.
+pub fn revive(path: &Path) -> anyhow::Result<()> {
+    let absolute = std::path::absolute(path)?;
+    let mut mounts = mounts()?.into_iter();
+    let dead = mounts.find(|mounted| absolute.starts_with(&mounted.dir) && is_dead(&mounted.dir));
+    let Some(dead) = dead else { return Ok(()) };
+    let cwd = std::env::current_dir();
+    // Its own configuration can be read only when it is out of the way.
+    mount::unmount(&dead.dir, true)?;
+    let store = store_for(&dead.dir)?;
+    serve(&store, &dead.dir).with_context(|| format!("cannot bring {} back", dead.dir.display()))?;
+    crate::complain(&format!("{} had lost its daemon and is mounted again", dead.dir.display()));
+    match cwd {
+        Ok(cwd) if cwd.starts_with(&dead.dir) => Ok(std::env::set_current_dir(cwd)?),
+        _ => Ok(()),
+    }
+}
+
+/// The mount that a workspace lies in, if the daemon of this store serves it.
+pub fn find(store: &Path, workspace: &Path) -> anyhow::Result<Option<Mount>> {
+    let Ok(data) = std::fs::metadata(workspace) else { return Ok(None) };
+    let Some(client) = Client::running(store)? else { return Ok(None) };
+    match client.ask(&Request::Find { dev: data.dev() }, &[])? {
+        (Reply::Found { root }, descriptors) => {
+            let lower = descriptors.into_iter().next().context("the daemon sent no directory")?;
+            Ok(Some(Mount { root: crate::engine::tree::os(&root).to_owned(), lower }))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn mounts_of(client: &Client) -> anyhow::Result<Status> {
+    match client.ask(&Request::Status, &[])?.0 {
+        Reply::Status(status) => Ok(status),
+        Reply::Failed(reason) => bail!("{reason}"),
+        _ => bail!("the daemon answered something else; run `wink daemon stop`"),
+    }
+}
+
+/// `wink daemon status`.
+pub fn daemon_status(store: &Path) -> anyhow::Result<Option<Status>> {
+    Client::running(store)?.map(|client| mounts_of(&client)).transpose()
+}
+
+/// The store of the workspace that a path lies in.
+fn store_for(path: &Path) -> anyhow::Result<PathBuf> {
+    let home = std::env::home_dir().and_then(|home| home.canonicalize().ok());
+    let near = path.ancestors().find(|near| near.is_dir()).unwrap_or(path);
+    let root = workspace::find(near, home.as_deref())?.root;
+    Ok(Config::load(&root, std::env::vars_os())?.store_dir()?.to_owned())
+}
+
+fn shown(mount: &MountStatus) -> String {
+    match mount.view_files {
+        0 => String::new(),
+        1 => "; 1 file in it is a view".to_owned(),
+        files => format!("; {files} files in it are views ({})", crate::report::human_bytes(mount.view_bytes)),
+    }
+}
+
+fn named(processes: &[Process]) -> String {
+    let names: Vec<String> =
+        processes.iter().take(NAMED_MAX).map(|process| format!("{} ({})", process.name, process.pid)).collect();
+    let more = processes.len().saturating_sub(NAMED_MAX);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", names.join(", "))
+}
+
+/// What kind of failure a dead mount gives, for tests.
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_living_directory_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(revive(dir.path()).is_ok());
+        assert!(matches!(find(dir.path(), dir.path()), Ok(None)), "no daemon, no mount");
+    }
+}

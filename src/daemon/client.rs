@@ -1,0 +1,89 @@
+//! The client's end of the control socket.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use wink_platform::unix::control::{self, Peer};
+use wink_platform::unix::detach;
+
+use super::protocol::{Reply, Request};
+use super::{LOG, SOCKET};
+
+/// How long an answer may take: making a whole tree real is the longest that is asked for.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3600);
+/// How long a daemon that was just started may take until it listens.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often that is tried.
+const START_POLL: Duration = Duration::from_millis(5);
+
+/// A connection to the daemon of one store.
+pub struct Client {
+    peer: Peer,
+}
+
+impl Client {
+    /// Connects to the daemon that runs.
+    pub fn connect(store: &Path) -> anyhow::Result<Client> {
+        Client::running(store)?.context("the daemon is not running; start it with `wink mount`")
+    }
+
+    /// Connects to the daemon if one runs.
+    pub fn running(store: &Path) -> anyhow::Result<Option<Client>> {
+        match control::connect(&store.join(SOCKET)) {
+            Ok(peer) => Ok(Some(Client { peer })),
+            // No socket, or one that nobody listens at.
+            Err(error)
+                if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error).context("cannot reach the daemon"),
+        }
+    }
+
+    /// Connects, and starts a daemon when none runs.
+    pub fn start(store: &Path) -> anyhow::Result<Client> {
+        if let Some(client) = Client::running(store)? {
+            return Ok(client);
+        }
+        let log = store.join(LOG);
+        let file = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .with_context(|| format!("cannot write {}", log.display()))?;
+        let program = std::env::current_exe().context("cannot tell where wink itself lies")?;
+        let args = ["daemon".as_ref(), "serve".as_ref(), "--store".as_ref(), store.as_os_str()];
+        detach::spawn_detached(&program, args, file).context("cannot start the daemon")?;
+        let began = Instant::now();
+        while began.elapsed() < START_TIMEOUT {
+            if let Some(client) = Client::running(store)? {
+                return Ok(client);
+            }
+            std::thread::sleep(START_POLL);
+        }
+        bail!("the daemon does not answer; {} may tell why", log.display())
+    }
+
+    /// Asks, and waits for the answer and the descriptors that come with it.
+    pub fn ask(&self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> anyhow::Result<(Reply, Vec<OwnedFd>)> {
+        let bytes = serde_json::to_vec(request)?;
+        self.peer.send(&bytes, descriptors).context("cannot reach the daemon")?;
+        let answer = self.peer.receive(Some(ANSWER_TIMEOUT)).context("the daemon does not answer")?;
+        let (bytes, descriptors) = answer.context("the daemon has ended")?;
+        let reply =
+            serde_json::from_slice(&bytes).context("the daemon is of another version; run `wink daemon stop`")?;
+        Ok((reply, descriptors))
+    }
+
+    /// As [`Client::ask`], for what is done or fails.
+    pub fn do_it(&self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> anyhow::Result<u64> {
+        match self.ask(request, descriptors)?.0 {
+            Reply::Done(count) => Ok(count),
+            Reply::Failed(reason) => bail!("{reason}"),
+            _ => bail!("the daemon answered something else; run `wink daemon stop`"),
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! The daemon's life: it listens, serves what it is asked to, and ends when there has been nothing to serve for a while.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use parking_lot::Mutex;
+use wink_platform::unix::control::{self, Peer};
+use wink_store::Store;
+
+use super::protocol::{Reply, Request, Status};
+use super::served::Served;
+use super::{LOCK, SOCKET};
+use crate::engine::tree::os;
+use crate::mounted::Mount;
+
+/// How long a daemon without mounts waits for work.
+const IDLE: Duration = Duration::from_secs(60);
+/// How often it looks whether it is idle.
+const IDLE_POLL: Duration = Duration::from_secs(1);
+/// How often what layers show is made durable, if anything was attached.
+const SYNC_EVERY: Duration = Duration::from_secs(5);
+
+struct Daemon {
+    store: Arc<Store>,
+    mounts: Mutex<BTreeMap<PathBuf, Arc<Served>>>,
+    began: Instant,
+    /// When it last had something to do, and whether anything was attached since the last sync.
+    busy: Mutex<(Instant, bool)>,
+}
+
+/// Runs the daemon of the store in `dir` until it is stopped or idle.
+pub fn run(dir: &Path) -> anyhow::Result<()> {
+    let store = Arc::new(Store::open(dir)?);
+    let lock = File::options().create(true).truncate(false).write(true).open(dir.join(LOCK))?;
+    if lock.try_lock().is_err() {
+        // Another one was faster; whoever started this one finds that.
+        return Ok(());
+    }
+    wink_platform::unix::raise_descriptor_limit();
+    let socket = dir.join(SOCKET);
+    let listener = control::listen(&socket).with_context(|| format!("cannot listen at {}", socket.display()))?;
+    let daemon = Arc::new(Daemon {
+        store,
+        mounts: Mutex::default(),
+        began: Instant::now(),
+        busy: Mutex::new((Instant::now(), false)),
+    });
+    std::thread::spawn({
+        let (daemon, socket) = (daemon.clone(), socket.clone());
+        move || daemon.watch(&socket)
+    });
+    loop {
+        // A stranger, or one who went away at once, is nobody's failure.
+        let Ok(peer) = listener.accept() else { continue };
+        let daemon = daemon.clone();
+        std::thread::spawn(move || daemon.serve(&peer));
+    }
+}
+
+impl Daemon {
+    /// Ends an idle daemon, and syncs a busy one.
+    fn watch(&self, socket: &Path) {
+        let mut synced = Instant::now();
+        loop {
+            std::thread::sleep(IDLE_POLL);
+            let unsynced = {
+                let mut busy = self.busy.lock();
+                let due = busy.1 && synced.elapsed() > SYNC_EVERY;
+                if due {
+                    busy.1 = false;
+                }
+                due
+            };
+            if unsynced {
+                // What a layer shows must still be there after a power cut.
+                if let Err(error) = self.store.sync() {
+                    crate::complain(&format!("{error}"));
+                }
+                synced = Instant::now();
+            }
+            let idle = self.busy.lock().0.elapsed() > IDLE;
+            let mounts = self.mounts.lock();
+            if idle && mounts.is_empty() {
+                end(socket);
+            }
+        }
+    }
+
+    fn serve(self: Arc<Self>, peer: &Peer) {
+        while let Ok(Some((bytes, descriptors))) = peer.receive(None) {
+            self.busy.lock().0 = Instant::now();
+            let stop = matches!(serde_json::from_slice(&bytes), Ok(Request::Stop));
+            let mut handed = Vec::new();
+            let answer = match serde_json::from_slice(&bytes) {
+                Ok(request) => self.answer(request, descriptors, &mut handed),
+                Err(_) => Err(anyhow::anyhow!("the daemon is of another version; run `wink daemon stop`")),
+            };
+            let is_done = answer.is_ok();
+            let reply = answer.unwrap_or_else(|error| Reply::Failed(format!("{error:#}")));
+            let Ok(bytes) = serde_json::to_vec(&reply) else { return };
+            let lower = handed.iter().map(|served: &Arc<Served>| served.mount().lower.as_fd()).collect::<Vec<_>>();
+            if peer.send(&bytes, &lower).is_err() {
+                return;
+            }
+            if stop && is_done {
+                end(&self.store.dir().join(SOCKET));
+            }
+        }
+    }
+
+    fn answer(
+        self: &Arc<Self>,
+        request: Request,
+        descriptors: Vec<std::os::fd::OwnedFd>,
+        handed: &mut Vec<Arc<Served>>,
+    ) -> anyhow::Result<Reply> {
+        Ok(match request {
+            Request::Status => Reply::Status(self.status()),
+            Request::Mount { root, private } => {
+                let Ok([device, lower]) = <[_; 2]>::try_from(descriptors) else {
+                    bail!("a mount needs its device and the directory beneath");
+                };
+                let root = os(&root).to_owned();
+                self.mount(Mount { root: root.clone(), lower }, device, private)?;
+                Reply::Done(0)
+            }
+            Request::Mounted { root, dev } => {
+                self.mounted(&root)?.mounted(dev);
+                Reply::Done(0)
+            }
+            Request::Find { dev } => {
+                let found = self.mounts.lock().values().find(|served| served.dev() == dev && dev != 0).cloned();
+                match found {
+                    Some(served) => {
+                        let root = served.mount().root.as_os_str().as_bytes().to_vec();
+                        handed.push(served);
+                        Reply::Found { root }
+                    }
+                    None => Reply::NotMounted,
+                }
+            }
+            Request::Attach { root, remove, pack } => {
+                let remove: Vec<Vec<u8>> = remove.into_iter().map(|path| path.0).collect();
+                let done = self.mounted(&root)?.attach(&remove, pack.as_ref())?;
+                self.busy.lock().1 = true;
+                Reply::Done(done)
+            }
+            Request::Materialize { root, path } => Reply::Done(self.mounted(&root)?.materialize(&path)?),
+            Request::Stop => {
+                let mounts = self.mounts.lock();
+                if let Some(dir) = mounts.keys().next() {
+                    bail!("{} is mounted; unmount it first: `wink unmount {0}`", dir.display());
+                }
+                Reply::Done(0)
+            }
+        })
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_ms: self.began.elapsed().as_millis() as u64,
+            mounts: self.mounts.lock().values().map(|served| served.status()).collect(),
+        }
+    }
+
+    fn mounted(&self, root: &[u8]) -> anyhow::Result<Arc<Served>> {
+        let root = os(root);
+        let served = self.mounts.lock().get(root).cloned();
+        served.with_context(|| format!("{} is not mounted", root.display()))
+    }
+
+    fn mount(self: &Arc<Self>, mount: Mount, device: std::os::fd::OwnedFd, private: bool) -> anyhow::Result<()> {
+        let root = mount.root.clone();
+        let mut mounts = self.mounts.lock();
+        if mounts.contains_key(&root) {
+            bail!("{} is mounted already", root.display());
+        }
+        let (served, serving) = Served::start(&self.store, mount, device, private)?;
+        mounts.insert(root.clone(), served.clone());
+        drop(mounts);
+        let daemon = self.clone();
+        std::thread::spawn(move || {
+            // Until somebody unmounts it.
+            let _ = serving.wait();
+            served.compact();
+            daemon.mounts.lock().remove(&root);
+            daemon.busy.lock().0 = Instant::now();
+        });
+        Ok(())
+    }
+}
+
+/// Ends the process: nothing is mounted, so nothing is left to be done. The lock goes with it.
+fn end(socket: &Path) -> ! {
+    let _ = std::fs::remove_file(socket);
+    std::process::exit(0)
+}

@@ -1,0 +1,153 @@
+//! One mount: a directory, its layer, and the threads that answer the kernel.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use wink_fs::layered::{Layered, Shelf};
+use wink_fs::vfs::NodeId;
+use wink_fs::worktree::WorkTree;
+use wink_fs::zone::join;
+use wink_platform::unix::backing::RealBacking;
+use wink_platform::unix::fuse::{Forgetter, Serve, Serving, serve};
+use wink_platform::unix::identity;
+use wink_platform::unix::mount_users::standing_beneath;
+use wink_store::{Digest, Step, Store};
+
+use super::protocol::{Attached, MountStatus};
+use crate::mounted::{Mount, error, replay};
+use crate::shelf::StoreShelf;
+
+/// Threads that answer requests of one mount.
+const THREADS: usize = 4;
+/// How often it is looked whether somebody still stands in the real directory beneath.
+const BENEATH_POLL: Duration = Duration::from_secs(2);
+
+/// See the module.
+pub struct Served {
+    mount: Mount,
+    private: bool,
+    dev: AtomicU64,
+    tree: Arc<WorkTree<Layered<RealBacking>>>,
+    shelf: Arc<StoreShelf>,
+    forgetter: Forgetter,
+}
+
+impl Served {
+    /// Serves the directory `mount` on `device`, with the layer that the store has for it.
+    pub fn start(
+        store: &Arc<Store>,
+        mount: Mount,
+        device: OwnedFd,
+        private: bool,
+    ) -> anyhow::Result<(Arc<Served>, Serving)> {
+        let (log, steps) = store.open_layer(mount.root.as_os_str().as_bytes())?;
+        if let Some(notice) = log.notice() {
+            crate::complain(notice);
+        }
+        let shelf = Arc::new(StoreShelf::writer(store.clone(), log));
+        let layer = replay(&steps, &shelf, |lost| {
+            crate::complain(&lost);
+            Ok::<(), std::convert::Infallible>(())
+        })?;
+        let layered = mount.writable(shelf.clone(), layer)?;
+        let tree = WorkTree::new(layered, identity::effective_ids()).map_err(error)?;
+        let tree = Arc::new(tree);
+        let serving = serve(tree.clone(), device, Serve { threads: THREADS, working_tree: true })?;
+        let forgetter = serving.forgetter();
+        let dev = AtomicU64::new(0);
+        Ok((Arc::new(Served { mount, private, dev, tree, shelf, forgetter }), serving))
+    }
+
+    /// The directory.
+    pub fn mount(&self) -> &Mount {
+        &self.mount
+    }
+
+    /// The kernel's number for the mount.
+    pub fn dev(&self) -> u64 {
+        self.dev.load(Ordering::Relaxed)
+    }
+
+    /// The client has learned the number. From now on it can be told who goes past the mount.
+    pub fn mounted(self: &Arc<Self>, dev: u64) {
+        self.dev.store(dev, Ordering::Relaxed);
+        let served = Arc::downgrade(self);
+        // While somebody stands in the real directory beneath, what they change there must show: the kernel keeps answers only briefly.
+        std::thread::spawn(move || {
+            while let Some(served) = served.upgrade() {
+                let alone = standing_beneath(&served.mount.root, &served.mount.lower).is_empty();
+                served.tree.set_lasting(alone);
+                if alone {
+                    return;
+                }
+                drop(served);
+                std::thread::sleep(BENEATH_POLL);
+            }
+        });
+    }
+
+    /// Removes paths, then shows a pack.
+    pub fn attach(&self, remove: &[Vec<u8>], pack: Option<&Attached>) -> anyhow::Result<u64> {
+        let mut changed = remove.to_vec();
+        let mut steps = Vec::new();
+        if let Some(Attached { at, pack, first_ns, step_ns }) = pack {
+            let pack: Digest = pack.parse().map_err(|_| anyhow!("{pack} is no digest"))?;
+            let shown = self.shelf.pack(&pack).map_err(error)?;
+            let below = |path: &[u8]| if at.is_empty() { path.to_vec() } else { join(at, path) };
+            changed.extend(shown.entries.iter().map(|entry| below(&entry.path)));
+            steps.push(Step::Attach { at: at.clone(), pack, first_ns: *first_ns, step_ns: *step_ns });
+        }
+        let count = changed.len() as u64;
+        let stale = self
+            .tree
+            .change(&changed, |layered| {
+                for path in remove {
+                    layered.remove_at(path)?;
+                }
+                layered.apply(&steps)
+            })
+            .map_err(error)
+            .with_context(|| format!("cannot change what {} shows", self.mount.root.display()))?;
+        self.forget(&stale);
+        Ok(count)
+    }
+
+    /// Makes every view at and below a path real; returns how many files that were.
+    pub fn materialize(&self, path: &[u8]) -> anyhow::Result<u64> {
+        self.tree.backing().materialize(path).map_err(error).with_context(|| {
+            format!("cannot make the views in {} real", self.mount.root.join(crate::engine::tree::os(path)).display())
+        })
+    }
+
+    /// What there is to say of it.
+    pub fn status(&self) -> MountStatus {
+        let (view_files, view_bytes) = self.tree.backing().count();
+        MountStatus {
+            dir: self.mount.root.to_string_lossy().into_owned(),
+            private: self.private,
+            dev: self.dev(),
+            view_files,
+            view_bytes,
+            nodes: self.tree.node_count() as u64,
+        }
+    }
+
+    /// The log is written anew if it has grown.
+    pub fn compact(&self) {
+        if let Err(error) = self.tree.backing().compact(|steps| self.shelf.compact(steps)) {
+            crate::complain(&format!("{error}"));
+        }
+    }
+
+    fn forget(&self, stale: &[(NodeId, Vec<u8>)]) {
+        for (parent, name) in stale {
+            // A kernel that has dropped the mount has forgotten everything.
+            let _: io::Result<()> = self.forgetter.invalidate(*parent, name);
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Attach: outputs appear in a mounted working tree as views of blobs. Nothing is copied; what is sent to the daemon is one digest.
+
+use std::os::unix::ffi::OsStrExt;
+
+use anyhow::Context;
+use wink_fs::attr::Time;
+use wink_fs::zone::join;
+use wink_store::{Output, Pack, Packed};
+
+use super::Engine;
+use crate::daemon::client::Client;
+use crate::daemon::protocol::{Attached, Request, Text};
+use crate::mounted::Mount;
+
+/// When the views of one attachment were last changed: `first + rank × step`.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// Time of rank 0.
+    pub first: Time,
+    /// Nanoseconds per rank.
+    pub step: i64,
+}
+
+/// One view.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    /// Relative to the workspace.
+    pub path: Vec<u8>,
+    /// What it shows.
+    pub output: Output,
+    /// Its place in the order of times.
+    pub rank: u64,
+}
+
+impl Engine<'_> {
+    /// Removes paths (relative to the workspace, deepest first) and shows `pieces`.
+    pub fn attach(&self, mount: &Mount, remove: &[Vec<u8>], pieces: Vec<Piece>, clock: Clock) -> anyhow::Result<()> {
+        if remove.is_empty() && pieces.is_empty() {
+            return Ok(());
+        }
+        let (_, at) = self.task.in_mount().context("the workspace lies in no mount")?;
+        let pack = match pieces.is_empty() {
+            true => None,
+            false => {
+                let mut entries: Vec<Packed> =
+                    pieces.into_iter().map(|Piece { path, output, rank }| Packed { path, output, rank }).collect();
+                entries.sort_by(|one, other| one.path.cmp(&other.path));
+                let pack = self.store.put_pack(&Pack { entries })?.to_string();
+                Some(Attached { at: at.to_vec(), pack, first_ns: clock.first.0, step_ns: clock.step })
+            }
+        };
+        let below = |path: &Vec<u8>| Text(if at.is_empty() { path.clone() } else { join(at, path) });
+        let request = Request::Attach {
+            root: mount.root.as_os_str().as_bytes().to_vec(),
+            remove: remove.iter().map(below).collect(),
+            pack,
+        };
+        Client::connect(self.store.dir())?.do_it(&request, &[]).map(drop)
+    }
+}

@@ -1,0 +1,82 @@
+//! A directory that `wink mount` serves: the real tree beneath the mount, and the layer of restored outputs over it.
+//!
+//! Only the daemon changes a layer. A task works on a snapshot of it, over the same real directory, reached by its descriptor: its requests
+//! never come back through the mount.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use wink_fs::layer::Layer;
+use wink_fs::layered::{Layered, Shelf};
+use wink_fs::name::Name;
+use wink_fs::status::Status;
+use wink_platform::errno::to_errno;
+use wink_platform::unix::backing::RealBacking;
+use wink_platform::unix::identity;
+use wink_store::{Step, Store};
+
+use crate::shelf::StoreShelf;
+
+/// A served directory as a task knows it.
+#[derive(Debug)]
+pub struct Mount {
+    /// Absolute path of the directory.
+    pub root: PathBuf,
+    /// The real directory beneath the mount.
+    pub lower: OwnedFd,
+}
+
+impl Mount {
+    /// The real directory beneath, as a path that leads there and not into the mount, as long as this process lives.
+    pub fn beneath(&self) -> PathBuf {
+        magic(&self.lower)
+    }
+
+    /// Where a path of the served tree lies relative to its top; `None` for every other path.
+    pub fn relative<'p>(&self, path: &'p [u8]) -> Option<&'p [u8]> {
+        let rest = path.strip_prefix(self.root.as_os_str().as_bytes())?;
+        if rest.is_empty() { Some(rest) } else { rest.strip_prefix(b"/") }
+    }
+
+    /// The whole file tree with the served directory as it shows now: the real one beneath with its layer.
+    pub fn snapshot(&self, store: &Arc<Store>, staging: Option<&Path>) -> anyhow::Result<Layered<RealBacking>> {
+        let shelf = Arc::new(StoreShelf::reader(store.clone()));
+        let steps = store.read_layer(self.root.as_os_str().as_bytes())?;
+        let real = RealBacking::new(Path::new("/"), staging)?.with_spill(&self.beneath())?;
+        let lower = real.dir_from(self.lower.try_clone()?);
+        let names = self.root.components().skip(1).map(|part| Name::new(part.as_os_str().as_bytes()));
+        let at = names.collect::<Result<Vec<Name>, Status>>().map_err(error)?;
+        let layer = replay(&steps, &shelf, |lost| anyhow::bail!("{lost}"))?;
+        Ok(Layered::new(real, at, lower, layer, shelf, identity::effective_ids()))
+    }
+
+    /// The served directory itself with a layer that may be changed.
+    pub fn writable(&self, shelf: Arc<StoreShelf>, layer: Layer) -> io::Result<Layered<RealBacking>> {
+        let real = RealBacking::new(&self.beneath(), None)?;
+        let lower = real.dir_from(self.lower.try_clone()?);
+        Ok(Layered::new(real, Vec::new(), lower, layer, shelf, identity::effective_ids()))
+    }
+}
+
+/// The layer that these steps make. What of it cannot be shown, since its pack is damaged or gone, is told to `lost`.
+pub fn replay<E>(steps: &[Step], shelf: &StoreShelf, lost: impl Fn(String) -> Result<(), E>) -> Result<Layer, E> {
+    let mut layer = Layer::new();
+    for step in steps {
+        if let Err(status) = layer.apply(step, &|digest| shelf.pack(digest)) {
+            lost(format!("outputs restored earlier cannot be shown: {status}; run their commands again"))?;
+        }
+    }
+    Ok(layer)
+}
+
+/// A failure of the file system as the standard library tells it.
+pub fn error(status: Status) -> io::Error {
+    io::Error::from_raw_os_error(to_errno(status))
+}
+
+fn magic(descriptor: &OwnedFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", descriptor.as_raw_fd()))
+}
