@@ -253,3 +253,13 @@ fn compaction_of_a_directory_that_became_a_way() {
     let steps = [Packs::attach(0, "", 0), shift("o/a", "k"), remove("o"), shift("k", "o/a"), put("o/b/x", file("x").1)];
     packs.compacted(&packs.replay(&steps));
 }
+
+#[test]
+fn removing_the_root_removes_all() {
+    let packs = Packs(vec![pack([dir("d"), file("d/a"), dir("d/e"), file("d/e/b"), file("f")])]);
+    let attach = Packs::attach(0, "", 0);
+    for between in [&[][..], &[remove("d/a")], &[remove("d/e/b"), remove("f")]] {
+        let layer = packs.replay(&[&[attach.clone()], between, &[remove("")]].concat());
+        assert!(layer.is_empty(), "{between:?}: {:?}", layer.walk(b""));
+    }
+}

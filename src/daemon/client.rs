@@ -1,5 +1,6 @@
 //! The client's end of the control socket.
 
+use std::io::ErrorKind;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -33,9 +34,12 @@ impl Client {
     pub fn running(store: &Path) -> anyhow::Result<Option<Client>> {
         match control::connect(&store.join(SOCKET)) {
             Ok(peer) => Ok(Some(Client { peer })),
-            // No socket, or one that nobody listens at.
+            // No cache, no socket, or one that nobody listens at.
             Err(error)
-                if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused) =>
+                if matches!(
+                    error.kind(),
+                    ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::ConnectionRefused
+                ) =>
             {
                 Ok(None)
             }

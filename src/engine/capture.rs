@@ -39,6 +39,8 @@ pub struct Carried {
     pub trace: Trace,
     /// Its own outputs that stood untouched when this run began.
     pub outputs: BTreeMap<Vec<u8>, Output>,
+    /// Absolute paths of inputs that it removed.
+    pub consumed: HashSet<Vec<u8>>,
     /// Absolute paths of those that another task had rewritten.
     pub lent: Vec<Vec<u8>>,
 }

@@ -55,7 +55,7 @@ pub enum Step {
     },
     /// An entry and all below it go.
     Remove {
-        /// Which.
+        /// Which; the empty path is everything.
         path: Vec<u8>,
     },
     /// An entry and all below it move to a path where nothing virtual is.

@@ -29,7 +29,7 @@ impl Layer {
             }
             Step::Put { path, output, mtime_ns } => self.put(path, output, Time(*mtime_ns)),
             Step::Remove { path } => {
-                if self.get(path).is_some() {
+                if path.is_empty() || self.get(path).is_some() {
                     self.take(path);
                 }
             }

@@ -41,7 +41,8 @@ impl<B: Backing> Layered<B> {
 
     /// Takes what is at and below a path from the layer, if anything: all that shows there is real.
     pub(super) fn forget(&self, mount: &Mount<B>, path: &[u8]) -> Result<()> {
-        if mount.has(path) { mount.remove(path) } else { Ok(()) }
+        let any = if path.is_empty() { !mount.layer.read().is_empty() } else { mount.has(path) };
+        if any { mount.remove(path) } else { Ok(()) }
     }
 
     /// What shows at and below `path` and is not real.

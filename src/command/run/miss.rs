@@ -15,7 +15,7 @@ use wink_platform::unix::front::Announcer;
 use wink_platform::unix::task::Spawn;
 use wink_store::Digest;
 use wink_store::{Captured, Record, RecordHead, RecordId};
-use wink_store::{Observation, Output};
+use wink_store::{Entry, Observation, Output};
 use wink_store::{Store, StoreError};
 
 use super::{Asked, INSIDE, Missed, native, not_started};
@@ -366,13 +366,15 @@ fn previous(engine: &Engine<'_>) -> anyhow::Result<Option<Carried>> {
         Err(error) if error.is_damage() => return Ok(None),
         Err(error) => return Err(error.into()),
     };
+    let gone = |entry: &&Entry| entry.output == Output::Removed;
+    let consumed = manifest.entries.iter().filter(gone).map(|entry| join(engine.workspace(), &entry.path)).collect();
     let outputs: BTreeMap<Vec<u8>, Output> = manifest
         .entries
         .into_iter()
         .filter(|entry| !entry.modified && entry.output != Output::Removed && !is_history(&entry.path))
         .map(|entry| (entry.path, entry.output))
         .collect();
-    Ok((!outputs.is_empty()).then_some(Carried { head, trace, outputs, lent: Vec::new() }))
+    Ok((!outputs.is_empty()).then_some(Carried { head, trace, outputs, consumed, lent: Vec::new() }))
 }
 
 /// What must look new to a command that is shown outputs of an earlier run: whatever that run did not see just so. `None` if something
@@ -380,11 +382,12 @@ fn previous(engine: &Engine<'_>) -> anyhow::Result<Option<Carried>> {
 fn changed_inputs(engine: &Engine<'_>, carried: &Carried, standing: &Standing, tree: &mut Tree<'_>) -> Option<Newer> {
     let mut but: HashSet<Vec<u8>> = carried.outputs.keys().map(|path| join(engine.workspace(), path)).collect();
     for (path, seen) in &carried.trace.seen {
+        let absolute = crate::engine::lookup::slashed(engine.task.roots.absolute(path));
         match engine.present(path, &seen.fact, tree, standing) {
             Ok(present) if present == seen.fact => {
-                but.insert(crate::engine::lookup::slashed(engine.task.roots.absolute(path)));
+                but.insert(absolute);
             }
-            Ok(Observation::Absent) => return None,
+            Ok(Observation::Absent) if !carried.consumed.contains(&absolute) => return None,
             _ => {}
         }
     }

@@ -19,8 +19,8 @@ use crate::manifest::{Output, check_path};
 
 const HEADER: &[u8] = b"wY1";
 
-/// The smallest step: a letter and a path of one byte.
-const STEP_BYTES_MIN: usize = 3;
+/// The smallest step: a letter and an empty path.
+const STEP_BYTES_MIN: usize = 2;
 
 /// The two lengths.
 const HEAD_BYTES: usize = 8;
