@@ -259,7 +259,7 @@ fn removing_the_root_removes_all() {
     let packs = Packs(vec![pack([dir("d"), file("d/a"), dir("d/e"), file("d/e/b"), file("f")])]);
     let attach = Packs::attach(0, "", 0);
     for between in [&[][..], &[remove("d/a")], &[remove("d/e/b"), remove("f")]] {
-        let layer = packs.replay(&[&[attach.clone()], between, &[remove("")]].concat());
+        let layer = packs.replay(&[std::slice::from_ref(&attach), between, &[remove("")]].concat());
         assert!(layer.is_empty(), "{between:?}: {:?}", layer.walk(b""));
     }
 }

@@ -55,7 +55,8 @@ impl Served {
             Ok::<(), std::convert::Infallible>(())
         })?;
         let layered = mount.writable(shelf.clone(), layer)?;
-        let tree = WorkTree::new(layered, identity::effective_ids()).map_err(error)?;
+        let ids = identity::effective_ids();
+        let tree = WorkTree::new(layered, ids, ids.0 == 0).map_err(error)?;
         let tree = Arc::new(tree);
         let serving = serve(tree.clone(), device, Serve { threads: THREADS, working_tree: true })?;
         let forgetter = serving.forgetter();
@@ -103,17 +104,16 @@ impl Served {
             steps.push(Step::Attach { at: at.clone(), pack, first_ns: *first_ns, step_ns: *step_ns });
         }
         let count = changed.len() as u64;
-        let stale = self
-            .tree
-            .change(&changed, |layered| {
-                for path in remove {
-                    layered.remove_at(path)?;
-                }
-                layered.apply(&steps)
-            })
-            .map_err(error)
-            .with_context(|| format!("cannot change what {} shows", self.mount.root.display()))?;
+        let act = |layered: &Layered<RealBacking>| {
+            for path in remove {
+                layered.remove_at(path)?;
+            }
+            layered.apply(&steps)
+        };
+        // Also what was done before something failed must be forgotten.
+        let (done, stale) = self.tree.change(act, |_| changed);
         self.forget(&stale);
+        done.map_err(error).with_context(|| format!("cannot change what {} shows", self.mount.root.display()))?;
         Ok(count)
     }
 

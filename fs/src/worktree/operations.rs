@@ -1,91 +1,71 @@
-//! The operations of a served tree.
+//! The door into a mounted tree: each operation of [`Vfs`], handed on to where it is done.
 
+use super::names::Making;
 use super::{Guard, WorkTree};
 use crate::attr::{Kind, SetAttr};
 use crate::backing::{Backing, BackingFile, RenameMode, Result, Seek, Space, Want, XattrMode};
 use crate::name::Name;
-use crate::status::Status;
 use crate::vfs::{Caller, Entry, ListItem, Listed, Looked, NodeId, OpenHow, Revealed, TOP, Vfs};
 
-/// The mode with which a file is made that is about to be given to its maker: nobody else's meanwhile.
-const PRIVATE: u32 = 0o600;
+impl<B: Backing> WorkTree<B> {
+    /// Changes extended attributes of a node, which makes it real.
+    fn change_xattr(&self, id: NodeId, change: impl FnOnce(&B::Dir, Option<&Name>) -> Result<()>) -> Result<()> {
+        let mut guard = self.lock();
+        let (dir, name) = guard.attributed(id)?;
+        let before = guard.look(id)?;
+        change(&dir, name.as_ref())?;
+        if let Some(name) = &name {
+            guard.reread(id, &dir, name)?;
+        }
+        let after = guard.look(id)?;
+        guard.changed(id, &before, &after);
+        Ok(())
+    }
+}
 
 impl<B: Backing> Guard<'_, B> {
-    /// Hands out what was just made under a name, given to its maker first; what cannot be given away goes again.
-    fn made(&mut self, caller: Caller, parent: NodeId, name: &Name, mode: Option<u32>) -> Result<Entry> {
-        let dir = self.nodes.dir(parent)?.clone();
-        if let Some(owner) = self.owner(caller, parent)? {
-            let given = self.tree.backing.set_attr(&dir, name, &SetAttr { mode, ..owner });
-            if let Err(status) = given {
-                let _ = self.tree.backing.remove_file(&dir, name).or_else(|_| self.tree.backing.remove_dir(&dir, name));
-                return Err(status);
-            }
-        }
-        let id = self.find(parent, name)?;
-        self.hand_out(id)
-    }
-
-    /// Where extended attributes are asked for: the top has no name.
-    fn xattr_place(&self, id: NodeId) -> Result<(B::Dir, Option<Name>)> {
+    /// Where the extended attributes of a node are: by name in a directory, or the top itself.
+    fn attributed(&mut self, id: NodeId) -> Result<(B::Dir, Option<Name>)> {
         if id == TOP {
-            return Ok((self.nodes.dir(TOP)?.clone(), None));
+            return Ok((self.table.handle(TOP)?, None));
         }
-        self.place(id).map(|(dir, name)| (dir, Some(name)))
+        let (dir, name, _) = self.place(id)?;
+        Ok((dir, Some(name)))
     }
 }
 
 impl<B: Backing> Vfs for WorkTree<B> {
-    fn lookup(&self, _: Caller, parent: NodeId, name: &[u8]) -> Result<Looked> {
-        let name = Name::new(name)?;
+    fn lookup(&self, _caller: Caller, parent: NodeId, name: &[u8]) -> Result<Looked> {
         let mut guard = self.lock();
-        let entry = match guard.find(parent, &name) {
-            Ok(id) => Some(guard.hand_out(id)?),
-            Err(Status::NotFound | Status::NotDir) => None,
-            Err(status) => return Err(status),
+        let lasting = self.is_lasting();
+        let found = if name == b"." || name == b".." {
+            let id = if name == b"." { parent } else { guard.table.above(parent)? };
+            Some((id, guard.look(id)?))
+        } else {
+            guard.find(parent, &Name::new(name)?)?
         };
-        Ok(Looked { entry, lasting: self.is_lasting(), sighting: None })
+        let entry = found.map(|(id, attr)| guard.hand_out(id, attr)).transpose()?;
+        Ok(Looked { entry, lasting, sighting: None })
     }
 
     fn forget(&self, id: NodeId, count: u64) {
         let mut guard = self.lock();
-        if let Ok(node) = guard.nodes.get_mut(id) {
+        if let Ok(node) = guard.table.node_mut(id) {
             node.lookups = node.lookups.saturating_sub(count);
-            guard.nodes.drop_if_unused(id);
+            guard.table.drop_if_unused(id);
         }
     }
 
     fn attr(&self, id: NodeId) -> Result<Entry> {
-        let mut guard = self.lock();
-        guard.refresh(id)?;
-        guard.entry(id)
+        self.lock().entry(id)
     }
 
     fn set_attr(&self, caller: Caller, id: NodeId, change: &SetAttr) -> Result<Entry> {
-        let mut guard = self.lock();
-        if let Some(size) = change.size {
-            let node = guard.nodes.get(id)?;
-            match node.attr.kind {
-                Kind::File => {}
-                Kind::Dir => return Err(Status::IsDir),
-                _ => return Err(Status::Invalid),
-            }
-            if node.handles > 0 {
-                guard.opened(id, true)?.truncate(size)?;
-            } else {
-                guard.set_attr_beneath(id, &SetAttr { size: Some(size), ..SetAttr::default() })?;
-            }
-            guard.drop_privileges(caller, id)?;
-        }
-        let rest = SetAttr { size: None, ..*change };
-        if rest != SetAttr::default() {
-            guard.set_attr_beneath(id, &rest)?;
-        }
-        guard.refresh(id)?;
-        guard.entry(id)
+        self.lock().set_attr(caller, id, change)
     }
 
     fn read_link(&self, id: NodeId) -> Result<Vec<u8>> {
-        let (dir, name) = self.lock().place(id)?;
+        let (dir, name, _) = self.lock().place(id)?;
         self.backing.read_link(&dir, &name)
     }
 
@@ -98,82 +78,39 @@ impl<B: Backing> Vfs for WorkTree<B> {
         mode: u32,
         rdev: u64,
     ) -> Result<Entry> {
-        let name = Name::new(name)?;
-        let mut guard = self.lock();
-        let dir = guard.nodes.dir(parent)?.clone();
-        let first = if guard.owner(caller, parent)?.is_some() { PRIVATE } else { mode };
-        self.backing.make_node(&dir, &name, kind, first, rdev)?;
-        guard.made(caller, parent, &name, Some(mode))
+        self.lock().make(caller, parent, &Name::new(name)?, Making::Node { kind, mode, rdev })
     }
 
     fn make_dir(&self, caller: Caller, parent: NodeId, name: &[u8], mode: u32) -> Result<Entry> {
-        let name = Name::new(name)?;
-        let mut guard = self.lock();
-        let dir = guard.nodes.dir(parent)?.clone();
-        self.backing.make_dir(&dir, &name, mode)?;
-        guard.made(caller, parent, &name, None)
+        self.lock().make(caller, parent, &Name::new(name)?, Making::Dir { mode })
     }
 
     fn make_link(&self, caller: Caller, parent: NodeId, name: &[u8], target: &[u8]) -> Result<Entry> {
-        let name = Name::new(name)?;
-        let mut guard = self.lock();
-        let dir = guard.nodes.dir(parent)?.clone();
-        self.backing.make_link(&dir, &name, target)?;
-        guard.made(caller, parent, &name, None)
+        self.lock().make(caller, parent, &Name::new(name)?, Making::Link { target })
     }
 
-    fn remove_file(&self, _: Caller, parent: NodeId, name: &[u8]) -> Result<()> {
-        let name = Name::new(name)?;
-        let mut guard = self.lock();
-        let dir = guard.nodes.dir(parent)?.clone();
-        self.backing.remove_file(&dir, &name)?;
-        guard.nodes.gone(parent, &name);
-        Ok(())
+    fn remove_file(&self, _caller: Caller, parent: NodeId, name: &[u8]) -> Result<()> {
+        self.lock().remove(parent, &Name::new(name)?, false)
     }
 
-    fn remove_dir(&self, _: Caller, parent: NodeId, name: &[u8]) -> Result<()> {
-        let name = Name::new(name)?;
-        let mut guard = self.lock();
-        let dir = guard.nodes.dir(parent)?.clone();
-        self.backing.remove_dir(&dir, &name)?;
-        guard.nodes.gone(parent, &name);
-        Ok(())
+    fn remove_dir(&self, _caller: Caller, parent: NodeId, name: &[u8]) -> Result<()> {
+        self.lock().remove(parent, &Name::new(name)?, true)
     }
 
     fn rename(
         &self,
-        _: Caller,
+        _caller: Caller,
         parent: NodeId,
         name: &[u8],
         to_parent: NodeId,
         to_name: &[u8],
         mode: RenameMode,
     ) -> Result<()> {
-        let (name, to_name) = (Name::new(name)?, Name::new(to_name)?);
-        let mut guard = self.lock();
-        let (from, to) = (guard.nodes.dir(parent)?.clone(), guard.nodes.dir(to_parent)?.clone());
-        self.backing.rename(&from, &name, &to, &to_name, mode)?;
-        let exchange = mode == RenameMode::Exchange;
-        guard.nodes.moved(&self.backing, (parent, &name), (to_parent, &to_name), exchange)?;
-        // A view that could not be moved as one is real by now.
-        for (parent, name) in [(to_parent, &to_name), (parent, &name)] {
-            if let Some(id) = guard.nodes.child(parent, name) {
-                guard.refresh(id)?;
-            }
-        }
-        Ok(())
+        self.lock().rename((parent, &Name::new(name)?), (to_parent, &Name::new(to_name)?), mode)
     }
 
-    fn hard_link(&self, _: Caller, id: NodeId, to_parent: NodeId, to_name: &[u8]) -> Result<Entry> {
-        let to_name = Name::new(to_name)?;
-        let mut guard = self.lock();
-        let (from, name) = guard.place(id).map_err(|_| Status::NotFound)?;
-        let to = guard.nodes.dir(to_parent)?.clone();
-        self.backing.hard_link(&from, &name, &to, &to_name)?;
-        // A view was made real by it: its new number must be known before its second name is met.
-        guard.refresh(id)?;
-        let found = guard.find(to_parent, &to_name)?;
-        guard.hand_out(found)
+    fn hard_link(&self, _caller: Caller, id: NodeId, to_parent: NodeId, to_name: &[u8]) -> Result<Entry> {
+        self.lock().hard_link(id, to_parent, &Name::new(to_name)?)
     }
 
     fn open(&self, caller: Caller, id: NodeId, how: OpenHow) -> Result<bool> {
@@ -181,117 +118,106 @@ impl<B: Backing> Vfs for WorkTree<B> {
     }
 
     fn create(&self, caller: Caller, parent: NodeId, name: &[u8], mode: u32, how: OpenHow) -> Result<(Entry, bool)> {
-        let name = Name::new(name)?;
         let mut guard = self.lock();
-        let dir = guard.nodes.dir(parent)?.clone();
-        let first = if guard.owner(caller, parent)?.is_some() { PRIVATE } else { mode };
-        let file = self.backing.create(&dir, &name, first)?;
-        let entry = guard.made(caller, parent, &name, Some(mode))?;
-        let node = guard.nodes.get_mut(entry.id)?;
-        (node.open, node.writable) = (Some(file.into()), true);
-        let keep = guard.open(caller, entry.id, OpenHow { truncate: false, ..how })?;
-        Ok((entry, keep))
+        let entry = guard.make(caller, parent, &Name::new(name)?, Making::File { mode })?;
+        match guard.open(caller, entry.id, OpenHow { truncate: false, ..how }) {
+            Ok(keep_pages) => Ok((entry, keep_pages)),
+            Err(status) => {
+                guard.close_if_idle(entry.id);
+                drop(guard);
+                self.forget(entry.id, 1); // The kernel never hears of it.
+                Err(status)
+            }
+        }
     }
 
     fn release(&self, id: NodeId) {
-        self.lock().release(id);
+        self.release_handle(id);
     }
 
     fn read(&self, id: NodeId, offset: u64, size: usize) -> Result<Vec<u8>> {
-        let file = self.lock().opened(id, false)?;
         let mut buffer = vec![0; size];
-        let count = file.read_at(&mut buffer, offset)?;
+        let count = self.opened(id)?.read_at(&mut buffer, offset)?;
         buffer.truncate(count);
         Ok(buffer)
     }
 
     fn write(&self, id: NodeId, offset: u64, bytes: &[u8]) -> Result<()> {
-        let file = self.lock().opened(id, true)?;
-        file.write_at(bytes, offset)
+        self.write_with(id, |file| file.write_at(bytes, offset))
     }
 
     fn sync(&self, id: NodeId, data_only: bool) -> Result<()> {
-        let file = self.lock().opened(id, false)?;
-        file.sync(data_only)
+        self.opened(id)?.sync(data_only)
     }
 
     fn allocate(&self, id: NodeId, offset: u64, length: u64, mode: i32) -> Result<()> {
-        let file = self.lock().opened(id, true)?;
-        file.allocate(offset, length, mode)
+        self.write_with(id, |file| file.allocate(offset, length, mode))
     }
 
     fn seek(&self, id: NodeId, offset: u64, what: Seek) -> Result<u64> {
-        let file = self.lock().opened(id, false)?;
-        file.seek(offset, what)
+        self.opened(id)?.seek(offset, what)
     }
 
     fn copy_range(&self, from: NodeId, from_offset: u64, to: NodeId, to_offset: u64, length: u64) -> Result<u64> {
-        // The target first: it may be the same file, and become another descriptor by that.
-        let (target, source) = {
-            let mut guard = self.lock();
-            (guard.opened(to, true)?, guard.opened(from, false)?)
-        };
-        target.copy_from(&source, from_offset, to_offset, length)
+        // The target first: what makes it writable may make `from` real, if they are one file.
+        self.write_with(to, |target| target.copy_from(&*self.opened(from)?, from_offset, to_offset, length))
     }
 
-    fn list(&self, _: Caller, id: NodeId) -> Result<Listed> {
+    fn list(&self, _caller: Caller, id: NodeId) -> Result<Listed> {
+        let dir = self.lock().table.handle(id)?;
+        let entries = self.backing.list(&dir)?;
         let guard = self.lock();
-        let node = guard.nodes.get(id)?;
-        let above = node.names.last().map_or(id, |(parent, _)| *parent);
-        let dots = [(&b"."[..], id), (b"..", above)];
-        let mut items: Vec<ListItem> =
-            dots.map(|(name, id)| ListItem { name: name.to_vec(), kind: Kind::Dir, ino: id.0 }).into();
-        for entry in self.backing.list(guard.nodes.dir(id)?)? {
-            let known = guard.nodes.child(id, &entry.name).or_else(|| guard.nodes.of_ino(entry.ino));
-            let ino = known.map_or(entry.ino, |id| id.0);
-            items.push(ListItem { name: entry.name.as_bytes().to_vec(), kind: entry.kind, ino });
-        }
+        let dot = |name: &[u8], id: NodeId| ListItem { name: name.to_vec(), kind: Kind::Dir, ino: id.0 };
+        let mut items = vec![dot(b".", id), dot(b"..", guard.table.above(id)?)];
+        items.extend(entries.into_iter().map(|entry| ListItem {
+            ino: guard.table.listed_number(id, &entry.name, entry.ino),
+            name: entry.name.as_bytes().to_vec(),
+            kind: entry.kind,
+        }));
         Ok(Listed { items, revealed: None })
     }
 
-    fn contents(&self, _: NodeId, _: &[u8]) -> Option<Revealed> {
+    fn contents(&self, _parent: NodeId, _name: &[u8]) -> Option<Revealed> {
         None
     }
 
-    fn space(&self, _: NodeId) -> Result<Space> {
-        self.backing.space(&self.backing.root())
+    fn space(&self, id: NodeId) -> Result<Space> {
+        let dir = {
+            let guard = self.lock();
+            let holder = if guard.table.node(id)?.last.kind == Kind::Dir { id } else { guard.table.above(id)? };
+            guard.table.handle(holder).unwrap_or_else(|_| self.backing.root())
+        };
+        self.backing.space(&dir)
     }
 
     fn sync_dir(&self, id: NodeId) -> Result<()> {
-        let dir = self.lock().nodes.dir(id)?.clone();
+        let dir = self.lock().table.handle(id)?;
         self.backing.sync_dir(&dir)
     }
 
     fn drop_privilege_bits(&self, id: NodeId) -> Result<()> {
-        // Asked for at every write of an ordinary user.
-        self.lock().drop_privileges(Caller { uid: u32::MAX, gid: u32::MAX }, id)
+        self.lock().drop_privilege_bits(id)
     }
 
     fn get_xattr(&self, id: NodeId, key: &[u8]) -> Result<Vec<u8>> {
-        let (dir, name) = self.lock().xattr_place(id)?;
+        let (dir, name) = self.lock().attributed(id)?;
         self.backing.get_xattr(&dir, name.as_ref(), key)
     }
 
     fn list_xattrs(&self, id: NodeId) -> Result<Vec<Vec<u8>>> {
-        let (dir, name) = self.lock().xattr_place(id)?;
+        let (dir, name) = self.lock().attributed(id)?;
         self.backing.list_xattrs(&dir, name.as_ref())
     }
 
     fn set_xattr(&self, id: NodeId, key: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
-        let mut guard = self.lock();
-        let (dir, name) = guard.xattr_place(id)?;
-        self.backing.set_xattr(&dir, name.as_ref(), key, value, mode)?;
-        guard.refresh(id)
+        self.change_xattr(id, |dir, name| self.backing.set_xattr(dir, name, key, value, mode))
     }
 
     fn remove_xattr(&self, id: NodeId, key: &[u8]) -> Result<()> {
-        let mut guard = self.lock();
-        let (dir, name) = guard.xattr_place(id)?;
-        self.backing.remove_xattr(&dir, name.as_ref(), key)?;
-        guard.refresh(id)
+        self.change_xattr(id, |dir, name| self.backing.remove_xattr(dir, name, key))
     }
 
-    fn permits(&self, _: Caller, _: NodeId, _: Want) -> Result<()> {
+    fn permits(&self, _caller: Caller, _id: NodeId, _want: Want) -> Result<()> {
         Ok(())
     }
 }
