@@ -125,6 +125,8 @@ impl<V: Vfs> Observed<V> {
 }
 
 impl<V: Vfs> Vfs for Observed<V> {
+    type File = V::File;
+
     fn lookup(&self, caller: Caller, parent: NodeId, name: &[u8]) -> Result<Looked> {
         let looked = self.inner.lookup(caller, parent, name)?;
         if let Some(sighting) = &looked.sighting {

@@ -1,6 +1,8 @@
 //! One method per operation: the only door into the filesystem. Adapters decode a kernel's request, call one of these, and
 //! encode the answer.
 
+use std::sync::Arc;
+
 use crate::attr::{Attr, Kind, SetAttr};
 use crate::backing::{RenameMode, Result, Seek, Space, Want, XattrMode};
 use crate::status::Status;
@@ -97,6 +99,8 @@ pub struct Listed {
 
 /// The operations.
 pub trait Vfs: Send + Sync + 'static {
+    /// An open file beneath.
+    type File: Send + Sync + 'static;
     /// Finds `name` in a directory; the kernel holds one more reference to what it finds.
     fn lookup(&self, caller: Caller, parent: NodeId, name: &[u8]) -> Result<Looked>;
     /// The kernel dropped `count` references.
@@ -134,6 +138,15 @@ pub trait Vfs: Send + Sync + 'static {
     fn open(&self, caller: Caller, id: NodeId, how: OpenHow) -> Result<bool>;
     /// Creates and opens a file that must not exist.
     fn create(&self, caller: Caller, parent: NodeId, name: &[u8], mode: u32, how: OpenHow) -> Result<(Entry, bool)>;
+    /// An open file whose bytes cannot change, for the kernel to read by itself from now on; `None` if it is to ask for them.
+    fn lends(&self, _id: NodeId) -> Option<Arc<Self::File>> {
+        None
+    }
+    /// Somebody is about to change a file that the kernel reads by itself, which it could not notice: the file's names shall lead to
+    /// another node. The request is then to be answered [`Status::Stale`], upon which the kernel looks the name up again.
+    fn part(&self, _id: NodeId) -> Result<()> {
+        Err(Status::Unsupported)
+    }
     /// An open file was closed for good.
     fn release(&self, id: NodeId);
     /// Reads up to `size` bytes.

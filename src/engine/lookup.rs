@@ -171,6 +171,10 @@ impl Engine<'_> {
     ) -> Option<(TreePath, Observation, Result<Observation, io::Error>)> {
         let reads = |fact: &Observation| matches!(fact, Observation::File { .. } | Observation::Listing { .. });
         for contents in [false, true] {
+            if contents {
+                let files = trace.seen.iter().filter(|(_, seen)| matches!(seen.fact, Observation::File { .. }));
+                tree.expect(files.map(|(path, _)| slashed(self.task.roots.absolute(path))));
+            }
             for (path, seen) in trace.seen.iter().filter(|(_, seen)| reads(&seen.fact) == contents) {
                 let present = self.present(path, &seen.fact, tree, standing);
                 if !present.as_ref().is_ok_and(|present| *present == seen.fact) {

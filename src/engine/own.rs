@@ -86,6 +86,7 @@ pub fn is_stored(store: &Store, path: &[u8], tree: &mut Tree<'_>) -> bool {
 /// Which of these stand untouched in the workspace.
 pub fn standing(left: &Left, workspace: &[u8], tree: &mut Tree<'_>) -> io::Result<Standing> {
     let mut standing = Standing::default();
+    tree.expect(left.keys().map(|path| join(workspace, path)));
     // From the longest path down, so that a directory comes after all that is in it.
     for (path, states) in left.iter().rev() {
         let absolute = join(workspace, path);

@@ -7,15 +7,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::OsStringExt;
 
 use anyhow::Context;
 use wink_fs::attr::{Attr, Kind, Time};
 use wink_fs::zone::join;
 use wink_platform::unix::identity;
 use wink_platform::unix::place::{Placed, Placer};
-use wink_store::StoreError;
-use wink_store::{Captured, RecordHead, Stream};
+use wink_store::{Captured, Digest, RecordHead, StoreError, Stream};
 use wink_store::{Entry, Manifest, Output};
 
 use super::Engine;
@@ -83,6 +82,7 @@ impl Engine<'_> {
             standing_dirs: BTreeSet::new(),
         };
         let mut kept = BTreeSet::new();
+        let mut needed = Vec::new();
         for (index, entry) in plan.manifest.entries.iter().enumerate() {
             let absolute = join(self.workspace(), &entry.path);
             let attr = tree.attr(&absolute)?;
@@ -106,7 +106,7 @@ impl Engine<'_> {
             }
             if !stands(entry, &absolute, attr.as_ref(), tree)? {
                 if let Output::File { digest, size, .. } = &entry.output {
-                    self.check_blob(digest, *size, tree)?;
+                    needed.push((*digest, *size));
                 }
                 match attr {
                     Some(Attr { kind: Kind::Dir, .. }) if matches!(entry.output, Output::Dir { .. }) => {
@@ -120,6 +120,7 @@ impl Engine<'_> {
                 plan.place.push(index);
             }
         }
+        self.check_blobs(&needed, tree)?;
         for (path, output) in &standing.outputs {
             if !kept.contains(path.as_slice()) && self.task.settings.own != crate::config::Own::Observe {
                 plan.remove.push((path.clone(), matches!(output, Output::Dir { .. })));
@@ -132,27 +133,28 @@ impl Engine<'_> {
         Ok(plan)
     }
 
-    /// Whether the blob holds what its name says. Its digest is known from the last time unless its stamp changed.
-    fn check_blob(&self, digest: &wink_store::Digest, size: u64, tree: &mut Tree<'_>) -> Result<(), StoreError> {
-        drop(self.store.open_blob_sized(digest, size)?);
-        if self.task.settings.verify_integrity {
-            return self.store.verify_blob(digest).inspect_err(|_| drop(self.store.quarantine(digest)));
+    /// Whether blobs hold what their names say. Their digests are known from the last time unless their stamps changed.
+    fn check_blobs(&self, needed: &[(Digest, u64)], tree: &mut Tree<'_>) -> Result<(), StoreError> {
+        let path = |digest: &Digest| self.store.blob_path(digest).into_os_string().into_vec();
+        tree.expect(needed.iter().map(|(digest, _)| path(digest)));
+        for (digest, size) in needed {
+            let path = path(digest);
+            let sound = match tree.attr(&path) {
+                Ok(Some(attr)) if attr.kind == Kind::File && attr.size == *size => {
+                    !self.task.settings.verify_integrity
+                        && tree.digest(&path, &attr).is_ok_and(|found| found == *digest)
+                }
+                _ => false,
+            };
+            if !sound {
+                // Says which kind of damage it is, if it is any.
+                self.store
+                    .open_blob_sized(digest, *size)
+                    .and_then(|_| self.store.verify_blob(digest))
+                    .inspect_err(|_| drop(self.store.quarantine(digest)))?;
+            }
         }
-        let path = self.store.blob_path(digest);
-        let path = path.as_os_str().as_bytes();
-        let sound = match tree.attr(path) {
-            Ok(Some(attr)) => tree.digest(path, &attr).is_ok_and(|found| found == *digest),
-            _ => false,
-        };
-        if sound {
-            return Ok(());
-        }
-        // Says which kind of damage it is.
-        let checked = self.store.verify_blob(digest);
-        if checked.is_err() {
-            let _ = self.store.quarantine(digest);
-        }
-        checked
+        Ok(())
     }
 
     /// Carries the plan out.

@@ -14,8 +14,8 @@ use std::sync::Arc;
 use memchr::memmem::Finder;
 use wink_fs::attr::{Attr, Kind, Time};
 use wink_store::Digest;
-use wink_store::FileStamp;
 use wink_store::Store;
+use wink_store::{CachedDigest, FileId, FileStamp};
 use wink_store::{Observation, OpaqueKind, listing_digest};
 
 use super::ground::Ground;
@@ -37,6 +37,8 @@ pub struct Tree<'s> {
     ground: Ground<'s>,
     attrs: HashMap<Vec<u8>, Option<Attr>>,
     digests: HashMap<Vec<u8>, Digest>,
+    /// What the cache knows of files that are about to be asked for.
+    expected: HashMap<FileId, CachedDigest>,
     learned: Vec<(FileStamp, Digest, i64)>,
 }
 
@@ -44,7 +46,15 @@ impl<'s> Tree<'s> {
     /// Nothing examined yet. `mount` is what the workspace lies in.
     pub fn new(store: &'s Arc<Store>, mount: Option<&'s Mount>) -> anyhow::Result<Tree<'s>> {
         let ground = Ground::new(store, mount)?;
-        Ok(Tree { store, mount, ground, attrs: HashMap::new(), digests: HashMap::new(), learned: Vec::new() })
+        Ok(Tree {
+            store,
+            mount,
+            ground,
+            attrs: HashMap::new(),
+            digests: HashMap::new(),
+            expected: HashMap::new(),
+            learned: Vec::new(),
+        })
     }
 
     /// Where everything is read.
@@ -57,9 +67,33 @@ impl<'s> Tree<'s> {
         if let Some(known) = self.attrs.get(path) {
             return Ok(*known);
         }
-        let attr = self.ground.look(path)?;
+        let parent = path.iter().rposition(|byte| *byte == b'/').map_or(&path[..0], |slash| &path[..slash]);
+        // Below what is not there, nothing is: a thousand names in a directory that is gone are one question.
+        let attr = match self.attrs.get(parent) {
+            Some(None) => None,
+            _ => self.ground.look(path)?,
+        };
+        if attr.is_none() && !parent.is_empty() && !self.attrs.contains_key(parent) {
+            self.attr(parent)?;
+        }
         self.attrs.insert(path.to_vec(), attr);
         Ok(attr)
+    }
+
+    /// Asks the cache for the digests of files at once that are about to be asked for one by one.
+    pub fn expect(&mut self, paths: impl Iterator<Item = Vec<u8>>) {
+        let mut files = Vec::new();
+        for path in paths {
+            if let Ok(Some(attr)) = self.attr(&path)
+                && attr.kind == Kind::File
+                && attr.dev != VIRTUAL
+                && !self.digests.contains_key(&path)
+            {
+                files.push(stamp(&attr).id());
+            }
+        }
+        let known = self.store.digests_get(&files).unwrap_or_default();
+        self.expected.extend(known.into_iter().flatten().map(|known| (known.stamp.id(), known)));
     }
 
     /// The digest of a regular file.
@@ -79,7 +113,10 @@ impl<'s> Tree<'s> {
             return Ok(digest);
         }
         let stamp = stamp(attr);
-        let cached = self.store.digests_get(&[stamp.id()]).ok().and_then(|mut found| found.pop().flatten());
+        let cached = self.expected.get(&stamp.id()).copied().or_else(|| {
+            let found = self.store.digests_get(&[stamp.id()]);
+            found.ok().and_then(|mut found| found.pop().flatten())
+        });
         let digest = match cached {
             Some(cached) if cached.stamp == stamp && cached.hashed_at_ns - stamp.ctime_ns > REST => cached.digest,
             _ => {
@@ -138,6 +175,7 @@ impl<'s> Tree<'s> {
     pub fn start_over(&mut self) -> anyhow::Result<()> {
         self.attrs.clear();
         self.digests.clear();
+        self.expected.clear();
         self.ground = Ground::new(self.store, self.mount)?;
         Ok(())
     }

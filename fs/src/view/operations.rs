@@ -8,6 +8,8 @@ use crate::status::Status;
 use crate::vfs::{Caller, Entry, ListItem, Listed, Looked, NodeId, OpenHow, Revealed, TOP, Vfs};
 
 impl<B: Backing> Vfs for View<B> {
+    type File = B::File;
+
     fn lookup(&self, _caller: Caller, parent: NodeId, name: &[u8]) -> Result<Looked> {
         let mut guard = self.lock();
         let parent_zone = guard.node(parent)?.zone;

@@ -13,6 +13,9 @@ use crate::backing::{Access, Backing, BackingFile, Result};
 use crate::status::Status;
 use crate::vfs::{Caller, NodeId, OpenHow};
 
+/// Smaller files are read faster through the kernel's own pages than lent: registering one costs more than a few requests.
+const LENT_BYTES_MIN: u64 = 1 << 20;
+
 /// A descriptor that handles share.
 type OpenFile<B> = Arc<<B as Backing>::File>;
 
@@ -22,6 +25,27 @@ impl<B: Backing> WorkTree<B> {
         let guard = self.lock();
         let file = guard.table.node(id)?.file().ok_or(Status::Invalid)?;
         file.open.clone().ok_or(Status::Stale)
+    }
+
+    /// The bytes of something virtual, which are never written to, where they are many enough to be worth the bookkeeping.
+    pub(super) fn lent(&self, id: NodeId) -> Option<OpenFile<B>> {
+        let guard = self.lock();
+        let node = guard.table.node(id).ok()?;
+        let file =
+            node.file().filter(|file| !file.writable && node.is_virtual() && node.last.size >= LENT_BYTES_MIN)?;
+        file.open.clone()
+    }
+
+    /// Makes a file real, under another node than the one that lends its bytes, which stays for those who have it open.
+    pub(super) fn part_from(&self, id: NodeId) -> Result<()> {
+        let mut guard = self.lock();
+        let (dir, name, _) = guard.place(id)?;
+        drop(self.backing.open(&dir, &name, Access::ReadWrite)?);
+        for (parent, name) in guard.table.node(id)?.names.clone() {
+            guard.table.take_name(parent, &name);
+        }
+        guard.table.lost(id);
+        Ok(())
     }
 
     /// Changes the bytes of a file without holding the lock.

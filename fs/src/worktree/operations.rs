@@ -1,5 +1,7 @@
 //! The door into a mounted tree: each operation of [`Vfs`], handed on to where it is done.
 
+use std::sync::Arc;
+
 use super::names::Making;
 use super::{Guard, WorkTree};
 use crate::attr::{Kind, SetAttr};
@@ -35,6 +37,8 @@ impl<B: Backing> Guard<'_, B> {
 }
 
 impl<B: Backing> Vfs for WorkTree<B> {
+    type File = B::File;
+
     fn lookup(&self, _caller: Caller, parent: NodeId, name: &[u8]) -> Result<Looked> {
         let mut guard = self.lock();
         let lasting = self.is_lasting();
@@ -129,6 +133,14 @@ impl<B: Backing> Vfs for WorkTree<B> {
                 Err(status)
             }
         }
+    }
+
+    fn lends(&self, id: NodeId) -> Option<Arc<B::File>> {
+        self.lent(id)
+    }
+
+    fn part(&self, id: NodeId) -> Result<()> {
+        self.part_from(id)
     }
 
     fn release(&self, id: NodeId) {

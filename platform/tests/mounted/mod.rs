@@ -70,6 +70,8 @@ fn known(key: &[u8]) -> Result<()> {
 }
 
 impl Vfs for OneFile {
+    type File = std::fs::File;
+
     fn lookup(&self, _: Caller, _: NodeId, name: &[u8]) -> Result<Looked> {
         let found = name == b"file" && !self.hidden.load(Ordering::Relaxed);
         Ok(Looked { entry: found.then(|| self.entry(FILE)), lasting: true, sighting: None })

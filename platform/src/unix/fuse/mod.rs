@@ -6,11 +6,13 @@
 //! lookup is what tells that a file was asked for.
 
 mod encode;
+mod lent;
 mod serving;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -32,6 +34,7 @@ use encode::{
     NOTHING, caller, errno, file_attr, file_type, keep, kind_of_mode, open_flags, open_how, reply_attr, reply_empty,
     reply_entry, reply_xattr, time, xattr_mode,
 };
+use lent::{ASKED, Lent};
 pub use serving::{Forgetter, Serve, Serving, serve};
 
 /// Requests of one kind (readahead, release) that may wait at once; the default of 12 is meant for slow networks.
@@ -41,14 +44,19 @@ struct Adapter<V> {
     working_tree: bool,
     listings: Mutex<HashMap<u64, Listing>>,
     next_listing: AtomicU64,
+    lent: Lent,
 }
 
 /// An open directory: the names as they were when it was read from the start.
 type Listing = Option<Arc<Vec<ListItem>>>;
 
-impl<V: Vfs> Adapter<V> {
+impl<V: Vfs> Adapter<V>
+where
+    V::File: AsFd,
+{
     fn new(vfs: Arc<V>, working_tree: bool) -> Adapter<V> {
-        Adapter { vfs, working_tree, listings: Mutex::default(), next_listing: AtomicU64::new(1) }
+        let (listings, next_listing) = (Mutex::default(), AtomicU64::new(1));
+        Adapter { vfs, working_tree, listings, next_listing, lent: Lent::default() }
     }
 
     /// The errno of a failed request for extended attributes. A task view has none at all: after ENOSYS the kernel never asks
@@ -91,7 +99,10 @@ impl<V: Vfs> Adapter<V> {
     }
 }
 
-impl<V: Vfs> Filesystem for Adapter<V> {
+impl<V: Vfs> Filesystem for Adapter<V>
+where
+    V::File: AsFd,
+{
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let mut wanted = InitFlags::FUSE_ATOMIC_O_TRUNC
             | InitFlags::FUSE_PARALLEL_DIROPS
@@ -105,6 +116,9 @@ impl<V: Vfs> Filesystem for Adapter<V> {
         // Each is an economy, none a need: a kernel that lacks one works the longer way.
         let _ = config.add_capabilities(wanted & config.capabilities());
         let _ = config.set_max_background(BACKGROUND_MAX);
+        if self.working_tree {
+            self.lent.offer(config);
+        }
         Ok(())
     }
 
@@ -153,7 +167,12 @@ impl<V: Vfs> Filesystem for Adapter<V> {
             atime: atime.map(time),
             mtime: mtime.map(time),
         };
-        reply_attr(self.vfs.set_attr(caller(request), NodeId(id.0), &change), reply);
+        let id = NodeId(id.0);
+        match if change.size.is_some() { self.lent.must_part(&*self.vfs, id) } else { Ok(false) } {
+            Ok(false) => reply_attr(self.vfs.set_attr(caller(request), id, &change), reply),
+            Ok(true) => reply.error(errno(Status::Stale)),
+            Err(status) => reply.error(errno(status)),
+        }
     }
 
     fn readlink(&self, _request: &Request, id: INodeNo, reply: ReplyData) {
@@ -229,10 +248,8 @@ impl<V: Vfs> Filesystem for Adapter<V> {
     }
 
     fn open(&self, request: &Request, id: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        match self.vfs.open(caller(request), NodeId(id.0), open_how(flags.0)) {
-            Ok(keep_pages) => reply.opened(FileHandle(0), open_flags(keep_pages)),
-            Err(status) => reply.error(errno(status)),
-        }
+        let (id, how) = (NodeId(id.0), open_how(flags.0));
+        self.lent.open(&*self.vfs, id, how, reply, || self.vfs.open(caller(request), id, how));
     }
 
     fn create(
@@ -251,7 +268,7 @@ impl<V: Vfs> Filesystem for Adapter<V> {
                 keep(entry.lasting),
                 &file_attr(&entry.attr, entry.id),
                 Generation(0),
-                FileHandle(0),
+                ASKED,
                 open_flags(keep_pages),
             ),
             Err(status) => reply.error(errno(status)),
@@ -303,12 +320,13 @@ impl<V: Vfs> Filesystem for Adapter<V> {
         &self,
         _request: &Request,
         id: INodeNo,
-        _handle: FileHandle,
+        handle: FileHandle,
         _flags: OpenFlags,
         _owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        self.lent.release(NodeId(id.0), handle);
         self.vfs.release(NodeId(id.0));
         reply.ok();
     }

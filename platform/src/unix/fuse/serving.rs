@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
@@ -62,7 +62,10 @@ impl Forgetter {
 }
 
 /// Answers the requests that arrive on `device`, an open `/dev/fuse` that has been mounted.
-pub fn serve<V: Vfs>(vfs: Arc<V>, device: OwnedFd, how: Serve) -> io::Result<Serving> {
+pub fn serve<V: Vfs>(vfs: Arc<V>, device: OwnedFd, how: Serve) -> io::Result<Serving>
+where
+    V::File: AsFd,
+{
     let mut config = Config::default();
     config.n_threads = Some(how.threads.max(1));
     config.clone_fd = how.threads > 1;
