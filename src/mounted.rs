@@ -41,13 +41,20 @@ impl Mount {
         if rest.is_empty() { Some(rest) } else { rest.strip_prefix(b"/") }
     }
 
-    /// The whole file tree with the served directory as it shows now: the real one beneath with its layer.
-    pub fn snapshot(&self, store: &Arc<Store>, staging: Option<&Path>) -> anyhow::Result<Layered<RealBacking>> {
+    /// The whole file tree, or only the served directory, as it shows now: the real one beneath with its layer.
+    pub fn snapshot(
+        &self,
+        store: &Arc<Store>,
+        whole: bool,
+        staging: Option<&Path>,
+    ) -> anyhow::Result<Layered<RealBacking>> {
         let shelf = Arc::new(StoreShelf::reader(store.clone()));
         let steps = store.read_layer(self.root.as_os_str().as_bytes())?;
-        let real = RealBacking::new(Path::new("/"), staging)?.with_spill(&self.beneath())?;
+        let top = if whole { PathBuf::from("/") } else { self.beneath() };
+        let real = RealBacking::new(&top, staging)?.with_spill(&self.beneath())?;
         let lower = real.dir_from(self.lower.try_clone()?);
-        let names = self.root.components().skip(1).map(|part| Name::new(part.as_os_str().as_bytes()));
+        let names = self.root.components().skip(1).filter(|_| whole);
+        let names = names.map(|part| Name::new(part.as_os_str().as_bytes()));
         let at = names.collect::<Result<Vec<Name>, Status>>().map_err(error)?;
         let layer = replay(&steps, &shelf, |lost| anyhow::bail!("{lost}"))?;
         Ok(Layered::new(real, at, lower, layer, shelf, identity::effective_ids()))

@@ -86,6 +86,23 @@ fn a_hit_is_shown_and_not_copied() {
 }
 
 #[test]
+fn a_task_that_sees_only_the_workspace_hits_too() {
+    let world = World::new("mounted-scope");
+    let command = sources(&world);
+    mount(&world);
+    let run = || world.call().flags(&["--scope", "workspace"]).run(&strs(&command));
+    run().miss();
+    let expected = world.tree();
+    fs::remove_dir_all(world.ws.join("dist")).unwrap();
+    run().hit();
+    assert_same(&expected, &world.tree(), "after a hit");
+    world.write("src/a.txt", "another\n");
+    run().miss_naming("src/a.txt");
+    assert_eq!(world.text("dist/a"), "another\n");
+    assert_eq!(world.count(), 2);
+}
+
+#[test]
 fn a_mount_shows_the_real_tree_and_writes_to_it() {
     let world = World::new("mounted-through");
     world.write("kept.txt", "kept\n");

@@ -38,7 +38,7 @@ impl<'m> Ground<'m> {
     /// The tree as it is now; `mount` is what the workspace lies in.
     pub fn new(store: &Arc<Store>, mount: Option<&'m Mount>) -> anyhow::Result<Ground<'m>> {
         let mounted = match mount {
-            Some(mount) => Some(Mounted { mount, tree: mount.snapshot(store, None)?, dirs: HashMap::new() }),
+            Some(mount) => Some(Mounted { mount, tree: mount.snapshot(store, true, None)?, dirs: HashMap::new() }),
             None => None,
         };
         Ok(Ground { mounted })
