@@ -1,6 +1,7 @@
 //! What a layer needs of the store: packs and blobs by digest, and its log.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -17,34 +18,41 @@ pub struct StoreShelf {
     packs: Mutex<HashMap<Digest, Weak<Pack>>>,
     /// `None` for a reader of a layer that somebody else may be changing.
     log: Option<Mutex<LayerLog>>,
+    /// How many records the log had when it was last written anew.
+    least: AtomicU64,
 }
 
 impl StoreShelf {
     /// For a snapshot of a layer.
     pub fn reader(store: Arc<Store>) -> StoreShelf {
-        StoreShelf { store, packs: Mutex::default(), log: None }
+        StoreShelf { store, packs: Mutex::default(), log: None, least: AtomicU64::new(0) }
     }
 
     /// For the one who changes the layer.
     pub fn writer(store: Arc<Store>, log: LayerLog) -> StoreShelf {
-        StoreShelf { store, packs: Mutex::default(), log: Some(Mutex::new(log)) }
+        StoreShelf { store, packs: Mutex::default(), log: Some(Mutex::new(log)), least: AtomicU64::new(0) }
     }
 
-    /// Writes the log anew, if it has grown to several times what it says.
+    /// Whether the log has grown so much since it was last written anew that every run, which reads it all, would notice.
+    pub fn is_long(&self) -> bool {
+        let Some(log) = &self.log else { return false };
+        log.lock().records() > self.least.load(Ordering::Relaxed) + GROWTH_MAX
+    }
+
+    /// Writes the log anew: these steps say all of it.
     pub fn compact(&self, steps: &[Step]) -> std::result::Result<(), StoreError> {
         let Some(log) = &self.log else { return Ok(()) };
+        // The blobs that it names first: it is durable itself.
+        self.store.sync()?;
         let mut log = log.lock();
-        if log.records() > COMPACT_FACTOR * steps.len() as u64 + COMPACT_LEAST {
-            log.rewrite(steps)?;
-        }
+        log.rewrite(steps)?;
+        self.least.store(log.records(), Ordering::Relaxed);
         Ok(())
     }
 }
 
-/// How many records per step that is left make a log worth writing anew.
-const COMPACT_FACTOR: u64 = 4;
-/// Below this many records nothing is gained.
-const COMPACT_LEAST: u64 = 1000;
+/// So many records are read in a millisecond or two.
+const GROWTH_MAX: u64 = 2000;
 
 impl Shelf<RealFile> for StoreShelf {
     fn pack(&self, digest: &Digest) -> Result<Arc<Pack>> {

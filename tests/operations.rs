@@ -3,39 +3,16 @@
 
 mod common;
 
-use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::symlink;
 
-use common::{Tree, World, assert_same, copy_tree, strs, tools};
-
-/// FIFOs and sockets work inside the view and are never outputs.
-fn without_special(mut tree: Tree) -> Tree {
-    tree.retain(|_, entry| entry.kind != "fifo" && entry.kind != "socket");
-    tree
-}
-
-fn prepare(world: &World) {
-    world.write("lower/a.txt", "alpha\n");
-    world.write("lower/b.txt", "beta beta beta\n");
-    world.write("lower/big.bin", (0..300_000u32).map(|n| (n * 31 % 241) as u8 | 1).collect::<Vec<_>>());
-    world.write("lower/deep/x.txt", "x\n");
-    world.write("lower/deep/er/leaf.txt", "leaf\n");
-    world.write("lower/other/o.txt", "other\n");
-    for number in 0..300 {
-        world.write(format!("lower/crowd/{number}"), "");
-    }
-    world.write(OsStr::from_bytes(b"lower/odd-\xff"), "odd\n");
-    symlink("deep/x.txt", world.ws.join("lower/link")).unwrap();
-}
+use common::operations::{names, prepare, script, without_special};
+use common::{World, assert_same, copy_tree, strs, tools};
 
 fn check(operation: &str) {
     let python = need!(tools::python());
     let world = World::new(&format!("op-{operation}"));
-    prepare(&world);
-    let script = tools::tests().join("fixtures/operations.py");
-    let command = world.counted(&format!("{python} -I -B {} {operation}", script.display()));
+    prepare(&world.ws, operation);
+    let command = world.counted(&format!("{python} -I -B {} {operation}", script().display()));
     let pristine = world.root.join("pristine");
     copy_tree(&world.ws, &pristine);
     let before = world.tree();
@@ -85,12 +62,9 @@ macro_rules! operations {
         /// No function of the script is forgotten here.
         #[test]
         fn every_operation_is_tested() {
-            let script = fs::read_to_string(tools::tests().join("fixtures/operations.py")).unwrap();
-            let named = [$(stringify!($name)),*];
-            let helpers = ["read", "write", "refused", "rename2", "fallocate"];
-            for line in script.lines().filter_map(|line| line.strip_prefix("def ")) {
-                let name = line.split('(').next().unwrap();
-                assert!(named.contains(&name) || helpers.contains(&name), "{name} is not tested");
+            let tested = [$(stringify!($name)),*];
+            for name in names() {
+                assert!(tested.contains(&name.as_str()), "{name} is not tested");
             }
         }
     };

@@ -114,6 +114,7 @@ impl Served {
         let (done, stale) = self.tree.change(act, |_| changed);
         self.forget(&stale);
         done.map_err(error).with_context(|| format!("cannot change what {} shows", self.mount.root.display()))?;
+        self.compact();
         Ok(count)
     }
 
@@ -139,6 +140,9 @@ impl Served {
 
     /// The log is written anew if it has grown.
     pub fn compact(&self) {
+        if !self.shelf.is_long() {
+            return;
+        }
         if let Err(error) = self.tree.backing().compact(|steps| self.shelf.compact(steps)) {
             crate::complain(&format!("{error}"));
         }

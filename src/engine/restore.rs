@@ -189,7 +189,16 @@ impl Engine<'_> {
             Piece { path, output, rank: times.rank(*index) }
         });
         let in_the_way = plan.in_the_way.iter().map(|(path, _)| path);
-        let first: Vec<Vec<u8>> = in_the_way.chain(&plan.covering).cloned().collect();
+        let mut first: Vec<Vec<u8>> = in_the_way.chain(&plan.covering).cloned().collect();
+        // A directory in place of somebody's file is real, and comes before the views in it: these need a directory to show in.
+        let is_new_dir =
+            |index: &usize| matches!(entries[*index].output, Output::Dir { .. }) && !plan.standing_dirs.contains(index);
+        let new_dirs: Vec<usize> = real.iter().copied().filter(is_new_dir).collect();
+        if !new_dirs.is_empty() {
+            self.attach(mount, &first, Vec::new(), times.clock)?;
+            self.place_all(&self.placer()?, plan, &new_dirs, newest_input)?;
+            first.clear();
+        }
         self.attach(mount, &first, pieces.collect(), times.clock)?;
         if !real.is_empty() {
             self.place_all(&self.placer()?, plan, &real, newest_input)?;

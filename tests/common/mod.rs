@@ -9,6 +9,8 @@
 pub mod call;
 pub mod elf;
 pub mod fixtures;
+pub mod mounted;
+pub mod operations;
 pub mod strace;
 pub mod tools;
 pub mod tree;

@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 const TYPESCRIPT: &str = "5.4.5";
+const PNPM: &str = "9.15.9";
+const PROJECT: &str = r#"{ "name": "fixture", "version": "1.0.0", "private": true, "dependencies": { "ms": "2.1.3", "semver": "7.6.3" } }"#;
 
 /// Says why a test does not run here.
 pub fn skip(why: &str) {
@@ -81,6 +83,11 @@ pub fn make() -> Result<PathBuf, String> {
     system("make", "make")
 }
 
+/// `fusermount3`, the set-user-ID program that mounts for ordinary users.
+pub fn fusermount() -> Result<PathBuf, String> {
+    system("fusermount3", "fuse3")
+}
+
 /// `unshare`, and the right to use it with these flags.
 pub fn unshare(flags: &[&str]) -> Result<PathBuf, String> {
     let path = system("unshare", "util-linux")?;
@@ -103,6 +110,59 @@ pub fn root() -> Result<(), String> {
 /// Where `tests/` is.
 pub fn tests() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
+}
+
+/// A directory of `tests/.cache`, filled once: `fill` works in an unfinished one, which is renamed when all is well.
+fn cached(name: &str, fill: impl FnOnce(&Path) -> Result<(), String>) -> Result<PathBuf, String> {
+    let dir = tests().join(".cache").join(name);
+    if !dir.is_dir() {
+        let unfinished = tests().join(format!(".cache/installing-{name}-{}", std::process::id()));
+        fs::create_dir_all(&unfinished).map_err(|error| error.to_string())?;
+        let filled = fill(&unfinished);
+        // Another process may have been first.
+        let done = filled.is_ok() && fs::rename(&unfinished, &dir).is_ok();
+        let _ = done || fs::remove_dir_all(&unfinished).is_ok();
+        filled?;
+    }
+    Ok(dir)
+}
+
+/// Runs a program that fetches packages, with the caller's environment.
+fn fetch(program: &str, args: &[&str], dir: &Path) -> Result<(), String> {
+    fs::create_dir_all(dir).map_err(|error| error.to_string())?;
+    let run = Command::new(program).args(args).current_dir(dir).stdin(Stdio::null()).output();
+    let run = run.map_err(|error| format!("{program}: {error}"))?;
+    let said = || format!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+    if run.status.success() { Ok(()) } else { Err(format!("{program} {}: {}", args.join(" "), said())) }
+}
+
+/// A project with two packages and what installs it without a network: `project/` with the lock files of npm and pnpm, `npm/` the
+/// cache of npm, `store/` that of pnpm, and pnpm itself below `tool/`.
+pub fn packages() -> Result<PathBuf, String> {
+    static ONCE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    ONCE.get_or_init(|| {
+        system("node", "nodejs")?;
+        system("npm", "npm")?;
+        cached("packages-1", |dir| {
+            let (project, tool) = (dir.join("project"), dir.join("tool"));
+            let write = |dir: &Path, text: &str| {
+                fs::create_dir_all(dir)
+                    .and_then(|()| fs::write(dir.join("package.json"), text))
+                    .map_err(|e| e.to_string())
+            };
+            write(&tool, "{ \"private\": true }")?;
+            write(&project, PROJECT)?;
+            let pnpm = format!("pnpm@{PNPM}");
+            let npm = ["install", "--no-audit", "--no-fund", "--cache", "../npm"];
+            fetch("npm", &npm, &project)?;
+            fs::remove_dir_all(project.join("node_modules")).map_err(|error| error.to_string())?;
+            fetch("npm", &["install", "--no-save", "--no-audit", "--no-fund", &pnpm], &tool)?;
+            let pnpm = "../tool/node_modules/pnpm/bin/pnpm.cjs";
+            fetch("node", &[pnpm, "install", "--store-dir", "../store"], &project)?;
+            fs::remove_dir_all(project.join("node_modules")).map_err(|error| error.to_string())
+        })
+    })
+    .clone()
 }
 
 /// node, and the pinned TypeScript in `tests/.cache` (installed once): `(node, node_modules)`.
