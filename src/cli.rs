@@ -40,15 +40,15 @@ pub enum Command {
     Trace(TraceArgs),
     /// Serve a working tree through wink: what hits restore appears in it without being copied
     Mount(MountArgs),
-    /// Stop serving a working tree
+    /// Stop serving a working tree; what is real stays, views wait for the next mount
     Unmount(UnmountArgs),
-    /// Say what is mounted
+    /// Say what is mounted, and where views wait for the next mount
     Status {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Make views real files
+    /// Turn views into real files, mounted or not
     Materialize(MaterializeArgs),
     /// The process that serves mounted working trees
     #[command(subcommand)]
@@ -149,7 +149,7 @@ pub struct RunArgs {
     /// Hand standard input to the command; its bytes decide too
     #[arg(long)]
     pub stdin: bool,
-    /// Do not use the daemon
+    /// Do not use the daemon: in a mounted tree, write outputs as real files through the mount
     #[arg(long)]
     pub no_daemon: bool,
     /// The command and its arguments

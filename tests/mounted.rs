@@ -319,7 +319,7 @@ fn views_can_be_made_real_one_by_one_and_without_a_mount() {
     world.run(&strs(&command)).miss();
     let expected = world.tree();
     let run = world.call().wink(&["materialize", "dist/a"]);
-    assert_eq!((run.code, run.out().as_str()), (0, "1 views are real files now\n"), "{run:?}");
+    assert_eq!((run.code, run.out().as_str()), (0, "1 view is a real file now\n"), "{run:?}");
     assert_same(&expected, &world.tree(), "one is real");
     let said = unmount(&world, &[]);
     assert!(said.contains("out of sight"), "{said}");

@@ -38,7 +38,7 @@ const NAMED_MAX: usize = 5;
 /// `wink mount`.
 #[derive(Debug, clap::Args)]
 pub struct MountArgs {
-    /// The directory [default: the workspace]
+    /// The directory [default: the workspace that the current directory lies in]
     pub dir: Option<PathBuf>,
     /// Mount for one command only, in a namespace of its own: needs neither privileges nor fusermount3
     #[arg(long, requires = "command")]
@@ -56,7 +56,7 @@ pub struct MountArgs {
 pub struct UnmountArgs {
     /// The directory [default: the mounted one that the current directory lies in]
     pub dir: Option<PathBuf>,
-    /// Make every view a real file first
+    /// Make every view a real file first, so that nothing goes out of sight
     #[arg(long)]
     pub materialize: bool,
     /// Print JSON
@@ -89,7 +89,7 @@ pub fn mount(args: &MountArgs) -> anyhow::Result<i32> {
     println!("{} is mounted{}", dir.display(), shown(&status.views));
     if !beneath.is_empty() {
         println!(
-            "still in the real directory beneath, and past the mount until they leave it (`cd .` in a shell): {}",
+            "still in the real directory beneath, where no view shows, until they enter it again (`cd .` in a shell): {}",
             named(&beneath)
         );
     }
@@ -167,6 +167,7 @@ fn open_dir(dir: &Path) -> anyhow::Result<OwnedFd> {
 
 /// Mounts in a namespace of its own, for one command.
 fn privately(store: &Path, dir: PathBuf, command: &[OsString]) -> anyhow::Result<i32> {
+    let shown_at = dir.clone();
     check(store, &dir)?;
     let lower = open_dir(&dir)?;
     let client = Client::start(store)?;
@@ -192,7 +193,13 @@ fn privately(store: &Path, dir: PathBuf, command: &[OsString]) -> anyhow::Result
     });
     let ended = enter::run_inside(inside, command);
     welcome.join().map_err(|_| anyhow::anyhow!("the thread that mounts stopped"))??;
-    ended.with_context(|| format!("cannot run {}", program.to_string_lossy()))
+    let code = ended.with_context(|| format!("cannot run {}", program.to_string_lossy()))?;
+    // Until the daemon has let go, the layer cannot be made real.
+    settle(store, &shown_at)?;
+    if let (left @ 1.., _) = dormant(store, &shown_at)? {
+        crate::complain(&format!("{}: {}", shown_at.display(), out_of_sight(left)));
+    }
+    Ok(code)
 }
 
 /// Unmounts.
@@ -211,16 +218,21 @@ pub fn unmount(args: &UnmountArgs) -> anyhow::Result<String> {
     let made = match args.materialize {
         true => {
             let request = Request::Materialize { root: dir.as_os_str().as_bytes().to_vec(), path: Vec::new() };
-            Some(Client::connect(&store)?.do_it(&request, &[])?)
+            let client = Client::running(&store)?.with_context(|| not_served(&store, &dir))?;
+            Some(client.do_it(&request, &[])?)
         }
         false => None,
     };
     match mount::unmount(&dir, is_dead(&dir)) {
         Ok(()) => {}
         Err(UnmountError::Busy { .. }) => {
-            let users = users(mounted.dev);
+            let mut users = users(mounted.dev);
+            users.retain(|process| process.pid.cast_unsigned() != std::process::id());
             let who = if users.is_empty() { "processes that this user may not see".to_owned() } else { named(&users) };
-            bail!("{} is in use by {who}; end them or let them leave it, then unmount again", dir.display());
+            bail!(
+                "{} is in use by {who}; end them or let them leave it (`cd /` in a shell), then unmount again",
+                dir.display()
+            );
         }
         Err(error) => return Err(error.into()),
     }
@@ -230,13 +242,8 @@ pub fn unmount(args: &UnmountArgs) -> anyhow::Result<String> {
         let dir = dir.to_string_lossy();
         return Ok(format!("{}\n", serde_json::json!({ "dir": dir, "materialized": made, "view_files": left.0 })));
     }
-    let made = made.map(|count| format!("; {count} views are real files now")).unwrap_or_default();
-    let left = match left {
-        (0, _) => String::new(),
-        (files, _) => format!(
-            "; {files} views are out of sight until the next `wink mount` (`wink materialize` makes them real files)"
-        ),
-    };
+    let made = made.map(|count| format!("; {}", made_real(count))).unwrap_or_default();
+    let left = if left.0 > 0 { format!("; {}", out_of_sight(left.0)) } else { String::new() };
     Ok(format!("{} is unmounted{made}{left}\n", dir.display()))
 }
 
@@ -272,7 +279,7 @@ pub fn materialize(args: &MaterializeArgs) -> anyhow::Result<String> {
     }
     Ok(match args.json {
         true => format!("{}\n", serde_json::json!({ "materialized": made })),
-        false => format!("{made} views are real files now\n"),
+        false => format!("{}\n", made_real(made)),
     })
 }
 
@@ -298,6 +305,9 @@ fn materialize_one(path: &Path) -> anyhow::Result<u64> {
             }
         }
     }
+    if let Some(dead) = mounts()?.into_iter().find(|mounted| path.starts_with(&mounted.dir) && is_dead(&mounted.dir)) {
+        bail!(not_served(&store_dir, &dead.dir));
+    }
     let store = Arc::new(Store::open(&store_dir)?);
     for root in store.layer_roots()? {
         let dir = crate::engine::tree::os(&root);
@@ -309,7 +319,7 @@ fn materialize_one(path: &Path) -> anyhow::Result<u64> {
         let layered = mount.writable(shelf, layer)?;
         return layered.materialize(&path).map_err(|status| crate::mounted::error(status).into());
     }
-    bail!("it lies in no directory that was ever mounted")
+    bail!("it lies in no directory that was ever mounted with the cache {}", store_dir.display())
 }
 
 /// What is mounted, and what was.
@@ -324,7 +334,7 @@ pub fn status(json: bool) -> anyhow::Result<String> {
     if store.is_dir() {
         for root in Store::open(&store)?.layer_roots()? {
             let dir = crate::engine::tree::os(&root);
-            if !mounted.iter().any(|mounted| Path::new(&mounted.dir) == dir) {
+            if !mounted.iter().any(|mounted| Path::new(&mounted.dir) == dir) && !dead.iter().any(|dead| dead == dir) {
                 let (files, bytes) = dormant(&store, dir)?;
                 if files > 0 {
                     asleep.push((dir.to_owned(), files, bytes));
@@ -346,9 +356,9 @@ pub fn status(json: bool) -> anyhow::Result<String> {
     let mut lines: Vec<String> =
         mounted.iter().map(|mount| format!("{} is mounted{}", mount.dir, shown(mount))).collect();
     lines.extend(dead.iter().map(|dir| format!("{} lost its daemon; `wink mount {0}` brings it back", dir.display())));
-    lines.extend(asleep.iter().map(|(dir, files, _)| {
-        format!("{} is not mounted; {files} views are out of sight until it is", dir.display())
-    }));
+    lines.extend(
+        asleep.iter().map(|(dir, files, _)| format!("{} is not mounted; {}", dir.display(), out_of_sight(*files))),
+    );
     if lines.is_empty() {
         lines.push("nothing is mounted".to_owned());
     }
@@ -408,11 +418,36 @@ fn store_for(path: &Path) -> anyhow::Result<PathBuf> {
 }
 
 fn shown(mount: &MountStatus) -> String {
+    let private = if mount.private { " for one command (--private)" } else { "" };
+    let bytes = crate::report::human_bytes(mount.view_bytes);
     match mount.view_files {
-        0 => String::new(),
-        1 => "; 1 file in it is a view".to_owned(),
-        files => format!("; {files} files in it are views ({})", crate::report::human_bytes(mount.view_bytes)),
+        0 => private.to_owned(),
+        1 => format!("{private}; 1 file in it is a view ({bytes})"),
+        files => format!("{private}; {files} files in it are views ({bytes})"),
     }
+}
+
+fn made_real(views: u64) -> String {
+    match views {
+        0 => "there was no view to make real".to_owned(),
+        1 => "1 view is a real file now".to_owned(),
+        views => format!("{views} views are real files now"),
+    }
+}
+
+fn out_of_sight(views: u64) -> String {
+    let (are, they, files) =
+        if views == 1 { ("view is", "it", "a real file") } else { ("views are", "them", "real files") };
+    format!("{views} {are} out of sight until the next `wink mount` (`wink materialize` makes {they} {files})")
+}
+
+/// A mount without a daemon, or with one that this store knows nothing of.
+fn not_served(store: &Path, dir: &Path) -> String {
+    let (dir, store) = (dir.display(), store.display());
+    format!(
+        "no daemon of the cache {store} serves {dir}: if it has died, `wink mount {dir}` brings it back; if it belongs to another \
+         cache, set WINK_CACHE_DIR to that"
+    )
 }
 
 fn named(processes: &[Process]) -> String {
