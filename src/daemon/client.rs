@@ -16,7 +16,9 @@ use super::{LOG, SOCKET};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3600);
 /// How long a daemon that was just started may take until it listens.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often that is tried.
+/// How long one that was started is waited for before another one is.
+const TRY_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often it is looked for.
 const START_POLL: Duration = Duration::from_millis(5);
 
 /// A connection to the daemon of one store.
@@ -53,20 +55,24 @@ impl Client {
             return Ok(client);
         }
         let log = store.join(LOG);
-        let file = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(&log)
-            .with_context(|| format!("cannot write {}", log.display()))?;
         let program = std::env::current_exe().context("cannot tell where wink itself lies")?;
         let args = ["daemon".as_ref(), "serve".as_ref(), "--store".as_ref(), store.as_os_str()];
-        detach::spawn_detached(&program, args, file).context("cannot start the daemon")?;
         let began = Instant::now();
         while began.elapsed() < START_TIMEOUT {
-            if let Some(client) = Client::running(store)? {
-                return Ok(client);
+            let file = std::fs::File::options()
+                .create(true)
+                .append(true)
+                .open(&log)
+                .with_context(|| format!("cannot write {}", log.display()))?;
+            // One that meets the lock of another, which is just ending, gives up: then it is tried again.
+            detach::spawn_detached(&program, args, file).context("cannot start the daemon")?;
+            let started = Instant::now();
+            while started.elapsed() < TRY_TIMEOUT {
+                if let Some(client) = Client::running(store)? {
+                    return Ok(client);
+                }
+                std::thread::sleep(START_POLL);
             }
-            std::thread::sleep(START_POLL);
         }
         bail!("the daemon does not answer; {} may tell why", log.display())
     }

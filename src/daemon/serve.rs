@@ -26,6 +26,11 @@ const IDLE_POLL: Duration = Duration::from_secs(1);
 /// How often what layers show is made durable, if anything was attached.
 const SYNC_EVERY: Duration = Duration::from_secs(5);
 
+/// How long a mount may take from being served to being told its number.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often that is looked for.
+const SETTLE_POLL: Duration = Duration::from_millis(1);
+
 struct Daemon {
     store: Arc<Store>,
     mounts: Mutex<BTreeMap<PathBuf, Arc<Served>>>,
@@ -134,17 +139,14 @@ impl Daemon {
                 self.mounted(&root)?.mounted(dev);
                 Reply::Done(0)
             }
-            Request::Find { dev } => {
-                let found = self.mounts.lock().values().find(|served| served.dev() == dev && dev != 0).cloned();
-                match found {
-                    Some(served) => {
-                        let root = served.mount().root.as_os_str().as_bytes().to_vec();
-                        handed.push(served);
-                        Reply::Found { root }
-                    }
-                    None => Reply::NotMounted,
+            Request::Find { dev } => match self.find(dev) {
+                Some(served) => {
+                    let root = served.mount().root.as_os_str().as_bytes().to_vec();
+                    handed.push(served);
+                    Reply::Found { root }
                 }
-            }
+                None => Reply::NotMounted,
+            },
             Request::Attach { root, remove, pack } => {
                 let remove: Vec<Vec<u8>> = remove.into_iter().map(|path| path.0).collect();
                 let done = self.mounted(&root)?.attach(&remove, pack.as_ref())?;
@@ -160,6 +162,21 @@ impl Daemon {
                 Reply::Done(0)
             }
         })
+    }
+
+    /// The mount with this number. One that was mounted just now, and whose number its client is about to tell, is waited for.
+    fn find(&self, dev: u64) -> Option<Arc<Served>> {
+        let asked = Instant::now();
+        loop {
+            let mounts = self.mounts.lock();
+            let found = mounts.values().find(|served| served.dev() == dev).cloned();
+            let settled = mounts.values().all(|served| served.dev() != 0);
+            drop(mounts);
+            if found.is_some() || settled || asked.elapsed() > SETTLE_TIMEOUT {
+                return found;
+            }
+            std::thread::sleep(SETTLE_POLL);
+        }
     }
 
     fn status(&self) -> Status {

@@ -24,8 +24,7 @@ pub enum MountError {
     NoFusermount(PathBuf),
     /// That program would not.
     #[error(
-        "{} cannot be mounted: fusermount3 said: {said}; see /etc/fuse.conf and that the directory is yours, \
-         or use `wink mount --private -- SHELL`", .dir.display()
+        "{} cannot be mounted: fusermount3 said: {said}; {}", .dir.display(), remedy_of_fusermount(.said)
     )]
     Refused {
         /// The directory.
@@ -79,6 +78,14 @@ pub enum UnmountError {
         /// How.
         source: io::Error,
     },
+}
+
+fn remedy_of_fusermount(said: &str) -> &'static str {
+    if said.contains("/dev/fuse") {
+        "let this user read and write /dev/fuse (mode 0666)"
+    } else {
+        "see /etc/fuse.conf and that the directory is yours, or use `wink mount --private -- SHELL`"
+    }
 }
 
 fn remedy(error: &io::Error) -> &'static str {
