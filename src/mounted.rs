@@ -3,9 +3,11 @@
 //! Only the daemon changes a layer. A task works on a snapshot of it, over the same real directory, reached by its descriptor: its requests
 //! never come back through the mount.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -35,29 +37,49 @@ impl Mount {
         magic(&self.lower)
     }
 
+    /// Makes the kernel hand over what programs wrote through mapped memory of the mount: who looks beneath it would not see that.
+    pub fn write_back(&self) -> io::Result<()> {
+        let device = |file: &File| file.metadata().map(|data| data.dev());
+        let lower = File::from(self.lower.try_clone()?);
+        match File::open(&self.root) {
+            Ok(top) if device(&top)? != device(&lower)? => identity::write_back(&top.into()),
+            // Unmounted, or its daemon has died: nothing is held back any more.
+            _ => Ok(()),
+        }
+    }
+
     /// Where a path of the served tree lies relative to its top; `None` for every other path.
     pub fn relative<'p>(&self, path: &'p [u8]) -> Option<&'p [u8]> {
         let rest = path.strip_prefix(self.root.as_os_str().as_bytes())?;
         if rest.is_empty() { Some(rest) } else { rest.strip_prefix(b"/") }
     }
 
-    /// The whole file tree, or only the served directory, as it shows now: the real one beneath with its layer.
-    pub fn snapshot(
-        &self,
-        store: &Arc<Store>,
-        whole: bool,
-        staging: Option<&Path>,
-    ) -> anyhow::Result<Layered<RealBacking>> {
+    /// The whole file tree with the served directory as it shows now: the real one beneath with its layer.
+    pub fn snapshot(&self, store: &Arc<Store>, staging: Option<&Path>) -> anyhow::Result<Layered<RealBacking>> {
         let shelf = Arc::new(StoreShelf::reader(store.clone()));
         let steps = store.read_layer(self.root.as_os_str().as_bytes())?;
-        let top = if whole { PathBuf::from("/") } else { self.beneath() };
-        let real = RealBacking::new(&top, staging)?.with_spill(&self.beneath())?;
+        let real = RealBacking::new(Path::new("/"), staging)?.with_spill(&self.beneath())?;
         let lower = real.dir_from(self.lower.try_clone()?);
-        let names = self.root.components().skip(1).filter(|_| whole);
-        let names = names.map(|part| Name::new(part.as_os_str().as_bytes()));
+        let names = self.root.components().skip(1).map(|part| Name::new(part.as_os_str().as_bytes()));
         let at = names.collect::<Result<Vec<Name>, Status>>().map_err(error)?;
         let layer = replay(&steps, &shelf, |lost| anyhow::bail!("{lost}"))?;
         Ok(Layered::new(real, at, lower, layer, shelf, identity::effective_ids()))
+    }
+
+    /// The directory at a path below the mount (or the mount itself) as a tree of its own, as it shows now.
+    pub fn snapshot_below(
+        &self,
+        at: &[u8],
+        store: &Arc<Store>,
+        staging: &Path,
+    ) -> anyhow::Result<Layered<RealBacking>> {
+        let shelf = Arc::new(StoreShelf::reader(store.clone()));
+        let steps = store.read_layer(self.root.as_os_str().as_bytes())?;
+        let beneath = self.beneath();
+        let real = RealBacking::new(&beneath, Some(staging))?.with_spill(&beneath)?;
+        let lower = real.dir_from(self.lower.try_clone()?);
+        let layer = replay(&steps, &shelf, |lost| anyhow::bail!("{lost}"))?;
+        Ok(Layered::new(real, Vec::new(), lower, layer, shelf, identity::effective_ids()).starting_at(at))
     }
 
     /// The served directory itself with a layer that may be changed.

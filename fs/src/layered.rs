@@ -55,6 +55,8 @@ struct Mount<B: Backing> {
     /// Its names from the root of the real tree.
     at: Vec<Name>,
     lower: B::Dir,
+    /// Where in the mount the tree starts, if the mount's root is that of the real tree.
+    start: Box<[u8]>,
     shelf: Arc<dyn Shelf<B::File>>,
     /// Whom virtual entries belong to.
     owner: (u32, u32),
@@ -169,7 +171,16 @@ impl<B: Backing> Layered<B> {
         owner: (u32, u32),
     ) -> Layered<B> {
         let (changes, layer) = (Mutex::default(), RwLock::new(layer));
-        Layered { real, mount: Some(Mount { at, lower, shelf, owner, changes, layer }) }
+        Layered { real, mount: Some(Mount { at, lower, start: Box::default(), shelf, owner, changes, layer }) }
+    }
+
+    /// The directory at a path from the mount's root is the root of the tree; for a mount that is one itself.
+    #[must_use]
+    pub fn starting_at(mut self, path: &[u8]) -> Layered<B> {
+        if let Some(mount) = &mut self.mount {
+            mount.start = path.into();
+        }
+        self
     }
 
     /// The real tree.

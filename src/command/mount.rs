@@ -4,6 +4,7 @@
 //! beneath, which it opened before it was covered.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -112,8 +113,21 @@ fn place(dir: Option<&Path>) -> anyhow::Result<(PathBuf, PathBuf)> {
     Ok((root, config.store_dir()?.to_owned()))
 }
 
+/// Waits until nobody else mounts or brings back what lies beside `dir`: two that do so at once would cover, or take away, what the other
+/// has just mounted. Where the directory above cannot be locked nobody waits.
+fn turn(dir: &Path) -> Option<File> {
+    let above = File::open(dir.parent()?).ok()?;
+    above.lock().ok()?;
+    Some(above)
+}
+
 /// Mounts `dir` over itself and has the daemon serve it.
 fn serve(store: &Path, dir: &Path) -> anyhow::Result<Serving> {
+    let _turn = turn(dir);
+    serve_now(store, dir)
+}
+
+fn serve_now(store: &Path, dir: &Path) -> anyhow::Result<Serving> {
     check(store, dir)?;
     let lower = open_dir(dir)?;
     let client = Client::start(store)?;
@@ -372,11 +386,15 @@ pub fn revive(path: &Path) -> anyhow::Result<()> {
     let dead = mounts.find(|mounted| absolute.starts_with(&mounted.dir) && is_dead(&mounted.dir));
     let Some(dead) = dead else { return Ok(()) };
     let cwd = std::env::current_dir();
-    // Its own configuration can be read only when it is out of the way.
-    mount::unmount(&dead.dir, true)?;
-    let store = store_for(&dead.dir)?;
-    serve(&store, &dead.dir).with_context(|| format!("cannot bring {} back", dead.dir.display()))?;
-    crate::complain(&format!("{} had lost its daemon and is mounted again", dead.dir.display()));
+    let _turn = turn(&dead.dir);
+    // Somebody else may have brought it back meanwhile.
+    if is_dead(&dead.dir) {
+        // Its own configuration can be read only when it is out of the way.
+        mount::unmount(&dead.dir, true)?;
+        let store = store_for(&dead.dir)?;
+        serve_now(&store, &dead.dir).with_context(|| format!("cannot bring {} back", dead.dir.display()))?;
+        crate::complain(&format!("{} had lost its daemon and is mounted again", dead.dir.display()));
+    }
     match cwd {
         Ok(cwd) if cwd.starts_with(&dead.dir) => Ok(std::env::set_current_dir(cwd)?),
         _ => Ok(()),
@@ -390,7 +408,9 @@ pub fn find(store: &Path, workspace: &Path) -> anyhow::Result<Option<Mount>> {
     match client.ask(&Request::Find { dev: data.dev() }, &[])? {
         (Reply::Found { root }, descriptors) => {
             let lower = descriptors.into_iter().next().context("the daemon sent no directory")?;
-            Ok(Some(Mount { root: crate::engine::tree::os(&root).to_owned(), lower }))
+            let root = crate::engine::tree::os(&root).to_owned();
+            // Seen at another path, through a bind mount, it is a tree like any other: paths do not tell what lies in it.
+            Ok(workspace.starts_with(&root).then_some(Mount { root, lower }))
         }
         _ => Ok(None),
     }

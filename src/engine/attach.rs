@@ -1,6 +1,7 @@
 //! Attach: outputs appear in a mounted working tree as views of blobs. Nothing is copied; what is sent to the daemon is one digest.
 
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 
 use anyhow::Context;
 use wink_fs::attr::Time;
@@ -9,7 +10,7 @@ use wink_store::{Output, Pack, Packed};
 
 use super::Engine;
 use crate::daemon::client::Client;
-use crate::daemon::protocol::{Attached, Request, Text};
+use crate::daemon::protocol::{Attached, Reply, Request, Text};
 use crate::mounted::Mount;
 
 /// When the views of one attachment were last changed: `first + rank × step`.
@@ -33,6 +34,16 @@ pub struct Piece {
 }
 
 impl Engine<'_> {
+    /// Whether the workspace still is what the daemon serves there: it may have been unmounted while the command ran.
+    pub fn is_served(&self, mount: &Mount) -> bool {
+        let ask = || -> anyhow::Result<bool> {
+            let dev = std::fs::metadata(&self.task.workspace)?.dev();
+            let (reply, _) = Client::connect(self.store.dir())?.ask(&Request::Find { dev }, &[])?;
+            Ok(matches!(reply, Reply::Found { root } if root == mount.root.as_os_str().as_bytes()))
+        };
+        ask().unwrap_or(false)
+    }
+
     /// Removes paths (relative to the workspace, deepest first) and shows `pieces`.
     pub fn attach(&self, mount: &Mount, remove: &[Vec<u8>], pieces: Vec<Piece>, clock: Clock) -> anyhow::Result<()> {
         if remove.is_empty() && pieces.is_empty() {

@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
 
+use anyhow::Context;
 use wink_fs::attr::{Attr, Kind};
 use wink_fs::backing::{Access, Backing};
 use wink_fs::layered::Layered;
@@ -38,7 +39,10 @@ impl<'m> Ground<'m> {
     /// The tree as it is now; `mount` is what the workspace lies in.
     pub fn new(store: &Arc<Store>, mount: Option<&'m Mount>) -> anyhow::Result<Ground<'m>> {
         let mounted = match mount {
-            Some(mount) => Some(Mounted { mount, tree: mount.snapshot(store, true, None)?, dirs: HashMap::new() }),
+            Some(mount) => {
+                mount.write_back().context("the mount does not answer")?;
+                Some(Mounted { mount, tree: mount.snapshot(store, None)?, dirs: HashMap::new() })
+            }
             None => None,
         };
         Ok(Ground { mounted })

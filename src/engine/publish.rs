@@ -158,7 +158,8 @@ pub fn lock(store: &Store, workspace: &[u8]) -> io::Result<PublishLock> {
 impl Engine<'_> {
     /// Carries out what a run did, and removes own outputs of earlier runs that were hidden and not made again.
     pub fn publish(&self, harvest: &Harvest, hidden: &Standing, tree: &mut Tree<'_>) -> anyhow::Result<()> {
-        let (views, deeds) = match &self.task.mount {
+        // What is not mounted any more gets real files.
+        let (views, deeds) = match self.task.mount.as_ref().filter(|mount| self.is_served(mount)) {
             Some(mount) => {
                 let (views, rest) = Views::split(self, harvest, tree);
                 (Some((mount, views)), rest)
@@ -197,20 +198,24 @@ impl Engine<'_> {
         for path in &replaced {
             failures.note(clear(&placer, path).with_context(|| format!("cannot replace {}", os(path).display())));
         }
-        let (dirs, rest): (Vec<&Deed>, Vec<&Deed>) = deeds
+        let (mut dirs, mut rest): (Vec<&Deed>, Vec<&Deed>) = deeds
             .iter()
             .filter(|deed| !matches!(deed, Deed::Remove { .. } | Deed::SetAside { .. }))
             .partition(|deed| matches!(deed, Deed::Dir { .. }));
-        // Parents sort before what is in them. A directory without write permission gets its mode once it is filled.
-        for deed in &dirs {
-            if let Deed::Dir { path, mode, .. } = deed {
-                let made = placer.make_dir(path, mode | 0o700);
-                failures.note(made.with_context(|| format!("cannot make the directory {}", os(path).display())));
+        make_dirs(&placer, &dirs, &mut failures);
+        let mut unshown = Vec::new();
+        if let Some((mount, mut views)) = views {
+            unshown = std::mem::take(&mut views.deeds);
+            if views.attach(self, mount).is_ok() {
+                unshown.clear();
             }
         }
-        if let Some((mount, views)) = views {
-            failures.note(views.attach(self, mount));
-        }
+        // What cannot be shown, since the store is full or the daemon has died, is made real.
+        let (more_dirs, more): (Vec<&Deed>, Vec<&Deed>) =
+            unshown.iter().partition(|deed| matches!(deed, Deed::Dir { .. }));
+        make_dirs(&placer, &more_dirs, &mut failures);
+        dirs.extend(more_dirs);
+        rest.extend(more);
         // Directories are there by now, and no two deeds touch one path: the order of the rest is free.
         let threads =
             std::thread::available_parallelism().map_or(1, usize::from).min(rest.len() / DEEDS_PER_THREAD + 1);
@@ -276,6 +281,8 @@ struct Views {
     pieces: Vec<(Piece, Time)>,
     /// Real files in their places.
     covering: Vec<Vec<u8>>,
+    /// What makes real files of them instead.
+    deeds: Vec<Deed>,
 }
 
 impl Views {
@@ -290,7 +297,7 @@ impl Views {
             .map(|entry| entry.path.as_slice())
             .collect();
         let ids = wink_platform::unix::identity::effective_ids();
-        let mut views = Views { pieces: Vec::new(), covering: Vec::new() };
+        let mut views = Views { pieces: Vec::new(), covering: Vec::new(), deeds: Vec::new() };
         let mut rest = Vec::new();
         for deed in &harvest.deeds {
             let path = deed.path();
@@ -315,6 +322,7 @@ impl Views {
                     if there.is_some() && !is_view {
                         views.covering.push(path.to_vec());
                     }
+                    views.deeds.push(deed.clone());
                     views.pieces.push((Piece { path: path.to_vec(), output, rank: 0 }, mtime));
                 }
                 _ => rest.push(deed.clone()),
@@ -330,6 +338,16 @@ impl Views {
         }
         let pieces = self.pieces.into_iter().map(|(piece, _)| piece).collect();
         engine.attach(mount, &self.covering, pieces, Clock { first, step: 1 })
+    }
+}
+
+/// Parents sort before what is in them. A directory without write permission gets its mode once it is filled.
+fn make_dirs(placer: &Placer, dirs: &[&Deed], failures: &mut Failures) {
+    for deed in dirs {
+        if let Deed::Dir { path, mode, .. } = deed {
+            let made = placer.make_dir(path, mode | 0o700);
+            failures.note(made.with_context(|| format!("cannot make the directory {}", os(path).display())));
+        }
     }
 }
 

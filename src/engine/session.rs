@@ -150,10 +150,12 @@ impl Engine<'_> {
     /// What lies beneath the view: in a mounted tree the real directory and its layer, not the mount.
     fn beneath(&self, top: &Path, files: &Path) -> anyhow::Result<Layered<RealBacking>> {
         match &self.task.mount {
-            Some(mount) if top.parent().is_none() => mount.snapshot(self.store, true, Some(files)),
-            Some(mount) if top == mount.root => mount.snapshot(self.store, false, Some(files)),
-            // A view of a part of the mounted tree alone: the one case that goes through the mount.
-            _ => {
+            Some(mount) if top.parent().is_none() => mount.snapshot(self.store, Some(files)),
+            Some(mount) => {
+                let at = mount.relative(top.as_os_str().as_bytes()).context("the workspace lies in no mount")?;
+                mount.snapshot_below(at, self.store, files)
+            }
+            None => {
                 let real = RealBacking::new(top, Some(files))?.with_spill(&self.task.workspace)?;
                 Ok(Layered::plain(real))
             }

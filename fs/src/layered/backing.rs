@@ -33,7 +33,9 @@ impl<B: Backing> Backing for Layered<B> {
     fn root(&self) -> Self::Dir {
         match &self.mount {
             Some(mount) if mount.at.is_empty() => {
-                LayeredDir::new(mount.lower.clone(), Position::Inside(Box::default()))
+                let top = LayeredDir::new(mount.lower.clone(), Position::Inside(Box::default()));
+                let names = mount.start.split(|&byte| byte == b'/').filter_map(|name| Name::new(name).ok());
+                names.fold(top, |dir, name| self.child(&dir, &name))
             }
             Some(_) => LayeredDir::new(self.real.root(), Position::Above(0)),
             None => LayeredDir::new(self.real.root(), Position::Elsewhere),

@@ -107,7 +107,9 @@ impl<B: Backing> Guard<'_, B> {
     }
 
     fn shown(&self, id: NodeId, attr: Attr) -> Entry {
-        Entry { id, attr: Attr { ino: id.0, ..attr }, lasting: self.tree.is_lasting() }
+        // Another name of the file may lie outside the mount, where nobody sees it change.
+        let lasting = self.tree.is_lasting() && (attr.kind == Kind::Dir || attr.nlink <= 1);
+        Entry { id, attr: Attr { ino: id.0, ..attr }, lasting }
     }
 
     /// Something was changed through the mount: what the kernel keeps of the file is as good as it was before.

@@ -63,8 +63,9 @@ impl<B: Backing> Guard<'_, B> {
     /// Puts what stands under a name that is not known into the table.
     fn enter(&mut self, parent: NodeId, name: &Name, attr: Attr) -> Result<NodeId> {
         let known = match self.table.find(&attr) {
-            // A directory has one place only: it moved, unless it is still there (and this is another mount of it).
-            Some(id) if attr.kind == Kind::Dir => self.take_if_moved(id)?.then_some(id),
+            // A directory has one place only: it moved, unless it is still there (and this is another mount of it). So has what is
+            // virtual: a number that is there twice is that of two things of equal content and time, not of two names.
+            Some(id) if attr.kind == Kind::Dir || attr.dev == 0 => self.take_if_moved(id)?.then_some(id),
             other => other,
         };
         let id = match known {
@@ -199,7 +200,7 @@ impl<B: Backing> Guard<'_, B> {
         let moved = self.stands(from.0, from.1)?.ok_or(Status::NotFound)?;
         let replaced = self.stands(to.0, to.1)?;
         self.tree.backing.rename(&dir, from.1, &to_dir, to.1, mode)?;
-        if replaced.is_some_and(|other| (other.dev, other.ino) == (moved.dev, moved.ino)) {
+        if replaced.is_some_and(|other| other.dev != 0 && (other.dev, other.ino) == (moved.dev, moved.ino)) {
             // rename(2): two names of one file: nothing happens.
             return Ok(());
         }

@@ -157,3 +157,14 @@ fn lasting_is_as_it_was_said() {
         assert_eq!((looked.lasting, looked.entry.map(|entry| entry.lasting)), (lasting, Some(lasting)));
     }
 }
+
+#[test]
+fn what_has_another_name_is_not_kept_for_long() {
+    // That name may lie outside the mount.
+    let tree = kernel::tree(file("a", b"x"));
+    tree.set_lasting(true);
+    let lasting = || tree.lookup(CALLER, TOP, b"a").expect("answers").entry.map(|entry| entry.lasting);
+    assert_eq!(lasting(), Some(true));
+    kernel::link(&tree, "a", "b").expect("links");
+    assert_eq!(lasting(), Some(false));
+}

@@ -139,6 +139,10 @@ fn after(
         ..Report::default()
     };
     let Before { carried, hidden, mut tree } = before;
+    // Its daemon may have died while the command ran; if nothing brings it back, publishing says why.
+    if task.mount.is_some() {
+        let _ = crate::command::mount::revive(&task.workspace);
+    }
     // One publishes at a time: what is checked against the workspace must still be so when it is written. Without the lock (a
     // full disk) it is published all the same, and not recorded.
     let turn = lock(store, engine.workspace());
