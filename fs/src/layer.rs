@@ -215,7 +215,7 @@ impl Layer {
     }
 
     /// Whether anything is below `path`.
-    fn has_below(&self, path: &[u8]) -> bool {
+    pub(crate) fn has_below(&self, path: &[u8]) -> bool {
         self.range(path).next().is_some()
             || self.pointer(path).is_some_and(|(_, source, inside)| !source.run(&inside).is_empty())
     }

@@ -44,6 +44,11 @@ pub trait Shelf<F>: Send + Sync + 'static {
     fn log(&self, steps: &[Step]) -> Result<()>;
 }
 
+/// The size that a virtual directory shows.
+const DIR_BYTES: u64 = 4096;
+/// The link count of a directory that has virtual names: not to be taken for a number of subdirectories. That of a file is the same.
+const DIR_LINKS: u32 = 1;
+
 /// See the module.
 pub struct Layered<B: Backing> {
     real: B,
@@ -132,14 +137,13 @@ impl<B: Backing> Mount<B> {
         let (kind, size, mode, mtime, ino) = match entry {
             Virtual::File { size, mode, mtime, ino, .. } => (Kind::File, *size, *mode, *mtime, *ino),
             Virtual::Link { target, mtime, ino } => (Kind::Link, target.len() as u64, 0o777, *mtime, *ino),
-            Virtual::Dir { mode, mtime, ino } => (Kind::Dir, 0, *mode, *mtime, *ino),
+            Virtual::Dir { mode, mtime, ino } => (Kind::Dir, DIR_BYTES, *mode, *mtime, *ino),
             Virtual::Way => (Kind::Dir, 0, 0, Time::default(), 0),
         };
-        let nlink = if kind == Kind::Dir { 2 } else { 1 };
         let (uid, gid) = self.owner;
         let blocks = if kind == Kind::File { size.div_ceil(512) } else { 0 };
         let (atime, ctime) = (mtime, mtime);
-        Attr { kind, dev: 0, ino, size, blocks, mode, nlink, uid, gid, rdev: 0, atime, mtime, ctime }
+        Attr { kind, dev: 0, ino, size, blocks, mode, nlink: DIR_LINKS, uid, gid, rdev: 0, atime, mtime, ctime }
     }
 
     /// Logs steps that attach nothing, and does them.

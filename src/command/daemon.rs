@@ -47,7 +47,6 @@ pub fn run(command: &DaemonCommand, config: impl Fn() -> anyhow::Result<Config>)
         DaemonCommand::Start { json } => {
             let store = store()?;
             std::fs::create_dir_all(&store).with_context(|| format!("cannot make the cache {}", store.display()))?;
-            drop(wink_store::Store::open(&store)?);
             Client::start(&store)?;
             status(&store, *json)
         }

@@ -153,14 +153,17 @@ fn serve_now(store: &Path, dir: &Path) -> anyhow::Result<Serving> {
 /// Refuses what cannot work, and clears away what a dead daemon left.
 fn check(store: &Path, dir: &Path) -> anyhow::Result<()> {
     ensure!(dir.parent().is_some(), "the whole file system cannot be mounted over itself; choose a project");
-    std::fs::create_dir_all(store).with_context(|| format!("cannot make the cache {}", store.display()))?;
-    let store = store.canonicalize()?;
+    // Before it is made, for then it would be made in there.
+    let exists =
+        store.ancestors().find_map(|above| Some((above.canonicalize().ok()?, store.strip_prefix(above).ok()?)));
+    let real = exists.map_or_else(|| store.to_owned(), |(above, rest)| above.join(rest));
     ensure!(
-        !store.starts_with(dir),
+        !real.starts_with(dir),
         "the cache {} lies in {}, and cannot be served from itself; set cache_dir or WINK_CACHE_DIR to another place",
-        store.display(),
+        real.display(),
         dir.display()
     );
+    std::fs::create_dir_all(store).with_context(|| format!("cannot make the cache {}", store.display()))?;
     for mounted in mounts()? {
         if mounted.dir == dir && is_dead(dir) {
             mount::unmount(dir, true)?;
@@ -207,7 +210,11 @@ fn privately(store: &Path, dir: PathBuf, command: &[OsString]) -> anyhow::Result
     });
     let ended = enter::run_inside(inside, command);
     welcome.join().map_err(|_| anyhow::anyhow!("the thread that mounts stopped"))??;
-    let code = ended.with_context(|| format!("cannot run {}", program.to_string_lossy()))?;
+    let refused = |error: std::io::Error| {
+        crate::complain(&format!("cannot run {}: {error}", program.to_string_lossy()));
+        if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 }
+    };
+    let code = ended.unwrap_or_else(refused);
     // Until the daemon has let go, the layer cannot be made real.
     settle(store, &shown_at)?;
     if let (left @ 1.., _) = dormant(store, &shown_at)? {
@@ -309,13 +316,16 @@ fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
 }
 
 fn materialize_one(path: &Path) -> anyhow::Result<u64> {
+    let full = path;
     let store_dir = store_for(path)?;
     let below = |root: &Path| path.strip_prefix(root).ok().map(|path| path.as_os_str().as_bytes().to_vec());
     if let Some(client) = Client::running(&store_dir)? {
         for mounted in mounts_of(&client)?.mounts {
             if let Some(path) = below(Path::new(&mounted.dir)) {
                 let request = Request::Materialize { root: mounted.dir.into_bytes(), path };
-                return client.do_it(&request, &[]);
+                let made = client.do_it(&request, &[])?;
+                ensure!(made > 0 || full.symlink_metadata().is_ok(), "there is nothing of that name");
+                return Ok(made);
             }
         }
     }
@@ -331,7 +341,9 @@ fn materialize_one(path: &Path) -> anyhow::Result<u64> {
         let layer = replay(&steps, &shelf, |lost| anyhow::bail!("{lost}"))?;
         let mount = Mount { root: dir.to_owned(), lower: open_dir(dir)? };
         let layered = mount.writable(shelf, layer)?;
-        return layered.materialize(&path).map_err(|status| crate::mounted::error(status).into());
+        let made = layered.materialize(&path).map_err(crate::mounted::error)?;
+        ensure!(made > 0 || full.symlink_metadata().is_ok(), "there is nothing of that name");
+        return Ok(made);
     }
     bail!("it lies in no directory that was ever mounted with the cache {}", store_dir.display())
 }
@@ -343,7 +355,11 @@ pub fn status(json: bool) -> anyhow::Result<String> {
         Some(client) => mounts_of(&client)?.mounts,
         None => Vec::new(),
     };
-    let dead: Vec<PathBuf> = mounts()?.into_iter().map(|mounted| mounted.dir).filter(|dir| is_dead(dir)).collect();
+    let (dead, others): (Vec<_>, Vec<_>) = mounts()?
+        .into_iter()
+        .filter(|there| !mounted.iter().any(|mounted| mounted.dev == there.dev))
+        .map(|there| there.dir)
+        .partition(|dir| is_dead(dir));
     let mut asleep = Vec::new();
     if store.is_dir() {
         for root in Store::open(&store)?.layer_roots()? {
@@ -364,11 +380,15 @@ pub fn status(json: bool) -> anyhow::Result<String> {
             })
             .collect();
         let dead: Vec<_> = dead.iter().map(|dir| dir.to_string_lossy()).collect();
-        let said = serde_json::json!({ "mounts": mounted, "unmounted_layers": asleep, "dead": dead });
+        let others: Vec<_> = others.iter().map(|dir| dir.to_string_lossy()).collect();
+        let said = serde_json::json!({
+            "mounts": mounted, "unmounted_layers": asleep, "dead": dead, "of_other_caches": others
+        });
         return Ok(format!("{said:#}\n"));
     }
     let mut lines: Vec<String> =
         mounted.iter().map(|mount| format!("{} is mounted{}", mount.dir, shown(mount))).collect();
+    lines.extend(others.iter().map(|dir| format!("{} is mounted by a daemon of another cache", dir.display())));
     lines.extend(dead.iter().map(|dir| format!("{} lost its daemon; `wink mount {0}` brings it back", dir.display())));
     lines.extend(
         asleep.iter().map(|(dir, files, _)| format!("{} is not mounted; {}", dir.display(), out_of_sight(*files))),

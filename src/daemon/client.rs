@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use wink_platform::unix::control::{self, Peer};
 use wink_platform::unix::detach;
+use wink_store::Store;
 
 use super::protocol::{Reply, Request};
 use super::{LOG, SOCKET};
@@ -54,6 +55,8 @@ impl Client {
         if let Some(client) = Client::running(store)? {
             return Ok(client);
         }
+        // What keeps a daemon from starting would only be said in its log.
+        drop(Store::open(store)?);
         let log = store.join(LOG);
         let program = std::env::current_exe().context("cannot tell where wink itself lies")?;
         let args = ["daemon".as_ref(), "serve".as_ref(), "--store".as_ref(), store.as_os_str()];

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -203,11 +204,22 @@ impl Daemon {
         let (served, serving) = Served::start(&self.store, mount, device, private)?;
         mounts.insert(root.clone(), served.clone());
         drop(mounts);
+        if !private {
+            // Also if the client that should tell is gone by now.
+            let (served, root) = (Arc::downgrade(&served), root.clone());
+            std::thread::spawn(move || {
+                if let (Ok(data), Some(served)) = (std::fs::metadata(&root), served.upgrade()) {
+                    served.mounted(data.dev());
+                }
+            });
+        }
         let daemon = self.clone();
         std::thread::spawn(move || {
             // Until somebody unmounts it.
             let _ = serving.wait();
             served.compact();
+            // Whoever mounts it again needs the layer, which goes with the last of these.
+            drop(served);
             daemon.mounts.lock().remove(&root);
             daemon.busy.lock().0 = Instant::now();
         });

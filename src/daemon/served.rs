@@ -16,6 +16,7 @@ use wink_platform::unix::backing::RealBacking;
 use wink_platform::unix::fuse::{Forgetter, Serve, Serving, serve};
 use wink_platform::unix::identity;
 use wink_platform::unix::mount_users::standing_beneath;
+use wink_platform::unix::mount_ways::is_open_elsewhere;
 use wink_store::{Digest, Step, Store};
 
 use super::protocol::{Attached, MountStatus};
@@ -24,8 +25,10 @@ use crate::shelf::StoreShelf;
 
 /// Threads that answer requests of one mount.
 const THREADS: usize = 4;
-/// How often it is looked whether somebody still stands in the real directory beneath.
+/// How often it is looked whether somebody still stands in the real directory beneath, or reaches it by another way.
 const BENEATH_POLL: Duration = Duration::from_secs(2);
+/// How often it is looked whether somebody does so again.
+const ALONE_POLL: Duration = Duration::from_secs(10);
 
 /// See the module.
 pub struct Served {
@@ -76,18 +79,18 @@ impl Served {
 
     /// The client has learned the number. From now on it can be told who goes past the mount.
     pub fn mounted(self: &Arc<Self>, dev: u64) {
-        self.dev.store(dev, Ordering::Relaxed);
+        if self.dev.swap(dev, Ordering::Relaxed) == dev {
+            return;
+        }
         let served = Arc::downgrade(self);
         // While somebody stands in the real directory beneath, what they change there must show: the kernel keeps answers only briefly.
         std::thread::spawn(move || {
             while let Some(served) = served.upgrade() {
-                let alone = standing_beneath(&served.mount.root, &served.mount.lower).is_empty();
+                let root = &served.mount.root;
+                let alone = standing_beneath(root, &served.mount.lower).is_empty() && !is_open_elsewhere(root, dev);
                 served.tree.set_lasting(alone);
-                if alone {
-                    return;
-                }
                 drop(served);
-                std::thread::sleep(BENEATH_POLL);
+                std::thread::sleep(if alone { ALONE_POLL } else { BENEATH_POLL });
             }
         });
     }

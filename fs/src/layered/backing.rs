@@ -5,11 +5,18 @@ use std::collections::HashSet;
 use crate::attr::{Attr, Kind, SetAttr};
 use crate::backing::{Access, Backing, DirEntry, Placing, RenameMode, Result, Space, StagedId, Want, XattrMode};
 use crate::layer::Virtual;
-use crate::layered::{Layered, LayeredDir, Position};
+use crate::layered::{DIR_LINKS, Layered, LayeredDir, Position};
 use crate::name::Name;
 use crate::status::Status;
 
 impl<B: Backing> Layered<B> {
+    /// A real directory in which the layer has names does not count its subdirectories by its links: those of the layer are not among them.
+    fn linked(&self, dir: &LayeredDir<B::Dir>, name: Option<&Name>, attr: Attr) -> Attr {
+        let mixed = attr.kind == Kind::Dir
+            && self.inside(dir, name).is_some_and(|(mount, path)| mount.layer.read().has_below(&path));
+        Attr { nlink: if mixed { DIR_LINKS } else { attr.nlink }, ..attr }
+    }
+
     /// Changes something of an object; a virtual one is made real first.
     fn changing<T>(
         &self,
@@ -58,7 +65,7 @@ impl<B: Backing> Backing for Layered<B> {
     }
 
     fn dir_attr(&self, dir: &Self::Dir) -> Result<Attr> {
-        let real = self.real.dir_attr(dir.real());
+        let real = self.real.dir_attr(dir.real()).map(|attr| self.linked(dir, None, attr));
         self.or_virtual(dir, None, real, |mount, entry| Ok(mount.attr(&entry)))
     }
 
@@ -67,6 +74,7 @@ impl<B: Backing> Backing for Layered<B> {
             (dir, Some(name)) => self.real.attr(dir, name),
             (dir, None) => self.real.dir_attr(dir),
         };
+        let real = real.map(|attr| self.linked(dir, Some(name), attr));
         self.or_virtual(dir, Some(name), real, |mount, entry| Ok(mount.attr(&entry)))
     }
 

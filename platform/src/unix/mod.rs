@@ -16,6 +16,7 @@ mod fusermount;
 pub mod identity;
 pub mod mount;
 pub mod mount_users;
+pub mod mount_ways;
 pub mod mounts;
 pub mod place;
 pub mod probe;

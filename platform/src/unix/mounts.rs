@@ -27,23 +27,41 @@ pub struct Mounted {
 
 /// The mounts of wink in this process' mount namespace, in the order they were made (a later one may cover an earlier one).
 pub fn mounts() -> io::Result<Vec<Mounted>> {
-    let table = std::fs::read("/proc/self/mountinfo")?;
-    Ok(table.split(|&byte| byte == b'\n').filter_map(parse).collect())
+    let lines = lines(&std::fs::read("/proc/self/mountinfo")?).into_iter();
+    Ok(lines.filter_map(|line| Some(Mounted { dir: line.dir, dev: line.dev, user: line.wink? })).collect())
+}
+
+/// What a table of mounts says of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Line {
+    /// The device number of what is in it.
+    pub dev: u64,
+    /// Which directory of the file system it shows.
+    pub root: PathBuf,
+    /// Where.
+    pub dir: PathBuf,
+    /// If it is wink's: the user who mounted it.
+    pub wink: Option<u32>,
+}
+
+/// A table as in `/proc/PID/mountinfo`.
+pub(crate) fn lines(table: &[u8]) -> Vec<Line> {
+    table.split(|&byte| byte == b'\n').filter_map(parse).collect()
 }
 
 /// One line: `ID PARENT MAJOR:MINOR ROOT DIR OPTIONS [FIELDS…] - TYPE SOURCE OPTIONS`.
-fn parse(line: &[u8]) -> Option<Mounted> {
+fn parse(line: &[u8]) -> Option<Line> {
     let mut fields = line.split(|&byte| byte == b' ');
     let (major, minor) = text(fields.nth(2)?)?.split_once(':')?;
     let dev = rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?);
-    let dir = PathBuf::from(OsString::from_vec(unescaped(fields.nth(1)?)));
+    let mut path = || Some(PathBuf::from(OsString::from_vec(unescaped(fields.next()?))));
+    let (root, dir) = (path()?, path()?);
     let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
-    if fields.next()? != TYPE.as_bytes() {
-        return None;
-    }
-    let options = text(fields.nth(1)?)?;
-    let user = options.split(',').find_map(|option| option.strip_prefix("user_id="))?.parse().ok()?;
-    Some(Mounted { dir, dev, user })
+    let is_wink = fields.next()? == TYPE.as_bytes();
+    let user =
+        |options: &[u8]| text(options)?.split(',').find_map(|option| option.strip_prefix("user_id="))?.parse().ok();
+    let wink = if is_wink { Some(user(fields.nth(1)?)?) } else { None };
+    Some(Line { dev, root, dir, wink })
 }
 
 fn text(field: &[u8]) -> Option<&str> {
@@ -89,8 +107,10 @@ mod tests {
     fn lines_of_the_table_are_understood() {
         let line = br"40 28 0:44 / /home/a\040b\134c\0 rw,nosuid shared:1 master:2 - fuse.wink wink rw,user_id=1000,group_id=7";
         let dev = rustix::fs::makedev(0, 44);
-        assert_eq!(parse(line), Some(Mounted { dir: r"/home/a b\c\0".into(), dev, user: 1000 }));
-        assert_eq!(parse(br"40 28 8:1 / / rw - ext4 /dev/sda1 rw,user_id=1"), None);
+        let ours = Line { dev, root: "/".into(), dir: r"/home/a b\c\0".into(), wink: Some(1000) };
+        assert_eq!(parse(line), Some(ours));
+        let disk = Line { dev: rustix::fs::makedev(8, 1), root: "/sub".into(), dir: "/".into(), wink: None };
+        assert_eq!(parse(br"40 28 8:1 /sub / rw - ext4 /dev/sda1 rw,user_id=1"), Some(disk));
         assert_eq!(parse(b""), None);
         assert!(mounts().unwrap().iter().all(|mounted| mounted.dir.is_absolute()));
     }
