@@ -11,26 +11,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use common::mounted::{kill_daemon, mount, unmount, unmount_with};
 use common::{World, assert_same, snapshot, strs, tools};
 
 /// Far above what a dead mount may take to answer.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
-fn mount(world: &World) {
-    let run = world.call().dir("/").wink(&["mount", world.ws.to_str().unwrap()]);
-    assert_eq!(run.code, 0, "{run:?}");
-}
-
-fn unmount(world: &World, flags: &[&str]) -> String {
-    let args = [&["unmount", world.ws.to_str().unwrap()], flags].concat();
-    let run = world.call().dir("/").wink(&args);
-    assert_eq!(run.code, 0, "{run:?}");
-    run.out()
-}
-
 /// What the real directory holds while it is not covered.
 fn beneath(world: &World, look: impl FnOnce(&Path)) {
-    unmount(world, &[]);
+    unmount(world);
     look(&world.ws);
     mount(world);
 }
@@ -78,7 +67,7 @@ fn a_hit_is_shown_and_not_copied() {
     assert_same(&expected, &world.tree(), "after mounting again");
     world.run(&strs(&command)).hit();
     assert_eq!(world.count(), 1);
-    let said = unmount(&world, &["--materialize"]);
+    let said = unmount_with(&world, &["--materialize"]);
     assert!(said.contains("real files"), "{said}");
     assert_same(&expected, &world.tree(), "made real");
     world.run(&strs(&command)).hit();
@@ -200,10 +189,6 @@ fn a_killed_daemon_takes_nothing_along() {
     world.run(&strs(&command)).miss();
     world.write("mine.txt", "mine\n");
     let expected = world.tree();
-    let status = world.call().wink(&["daemon", "status", "--json"]);
-    let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
-    assert_eq!(status["mounts"].as_array().unwrap().len(), 1);
-    let pid = status["pid"].as_u64().unwrap().to_string();
     // Somebody waits for an answer at this moment, again and again.
     let mut load = Command::new("/bin/sh")
         .args(["-c", "while cat src/a.txt dist/a && ls dist && echo x > scratch; do :; done; exit 7"])
@@ -214,7 +199,7 @@ fn a_killed_daemon_takes_nothing_along() {
         .unwrap();
     std::thread::sleep(Duration::from_millis(200));
     let killed = Instant::now();
-    assert!(Command::new("/bin/kill").args(["-KILL", &pid]).status().unwrap().success());
+    kill_daemon(&world);
     while load.try_wait().unwrap().is_none() {
         assert!(killed.elapsed() < AT_ONCE, "who asked must not wait");
         std::thread::sleep(Duration::from_millis(5));
@@ -321,7 +306,7 @@ fn views_can_be_made_real_one_by_one_and_without_a_mount() {
     let run = world.call().wink(&["materialize", "dist/a"]);
     assert_eq!((run.code, run.out().as_str()), (0, "1 view is a real file now\n"), "{run:?}");
     assert_same(&expected, &world.tree(), "one is real");
-    let said = unmount(&world, &[]);
+    let said = unmount(&world);
     assert!(said.contains("out of sight"), "{said}");
     assert!(world.has("dist/a") && !world.has("dist/deep"));
     let run = world.call().wink(&["materialize"]);
@@ -343,7 +328,7 @@ fn a_mount_in_use_stays_and_says_who_uses_it() {
     assert!(run.err().contains("sleep") && run.err().contains(&user.id().to_string()), "{run:?}");
     user.kill().unwrap();
     user.wait().unwrap();
-    unmount(&world, &[]);
+    unmount(&world);
 }
 
 #[test]
@@ -389,7 +374,7 @@ fn the_daemon_starts_says_and_stops() {
     mount(&world);
     let refused = world.call().wink(&["daemon", "stop"]);
     assert!(refused.code == 1 && refused.err().contains("unmount"), "{refused:?}");
-    unmount(&world, &[]);
+    unmount(&world);
     assert_eq!(json(&daemon("stop").stdout)["stopped"], true);
     assert_eq!(json(&daemon("stop").stdout)["stopped"], false);
 }

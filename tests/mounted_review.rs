@@ -7,12 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use common::mounted::{kill_daemon, mount};
 use common::{World, strs, tools, wait_for};
-
-fn mount(world: &World) {
-    let run = world.call().dir("/").wink(&["mount", world.ws.to_str().unwrap()]);
-    assert_eq!(run.code, 0, "{run:?}");
-}
 
 /// A command that waits, once it has read its input, until [`go`] is called.
 fn waiting(world: &World) -> Vec<String> {
@@ -26,13 +22,6 @@ fn waiting(world: &World) -> Vec<String> {
 
 fn go(world: &World) {
     fs::write(world.untracked.join("go"), "").unwrap();
-}
-
-fn kill_daemon(world: &World) {
-    let status = world.call().dir("/").wink(&["daemon", "status", "--json"]);
-    let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
-    let pid = status["pid"].as_u64().unwrap().to_string();
-    assert!(Command::new("/bin/kill").args(["-KILL", &pid]).status().unwrap().success());
 }
 
 #[test]

@@ -1,4 +1,6 @@
-//! Mounting the workspace of a `World`.
+//! Mounting the workspace of a `World`, and its daemon.
+
+use std::process::Command;
 
 use super::World;
 
@@ -10,7 +12,20 @@ pub fn mount(world: &World) {
 
 /// `wink unmount`; returns what it says.
 pub fn unmount(world: &World) -> String {
-    let run = world.call().dir("/").wink(&["unmount", world.ws.to_str().unwrap()]);
+    unmount_with(world, &[])
+}
+
+/// The same with flags.
+pub fn unmount_with(world: &World, flags: &[&str]) -> String {
+    let run = world.call().dir("/").wink(&[&["unmount", world.ws.to_str().unwrap()], flags].concat());
     assert_eq!(run.code, 0, "{run:?}");
     run.out()
+}
+
+/// Kills the daemon of the world's cache, as nothing should.
+pub fn kill_daemon(world: &World) {
+    let status = world.call().dir("/").wink(&["daemon", "status", "--json"]);
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+    let pid = status["pid"].as_u64().unwrap().to_string();
+    assert!(Command::new("/bin/kill").args(["-KILL", &pid]).status().unwrap().success());
 }
