@@ -5,11 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
-use wink_fs::backing::Result;
+use wink_fs::attr::Time;
+use wink_fs::backing::{BackingFile, Result};
 use wink_fs::layered::Shelf;
 use wink_fs::status::Status;
 use wink_platform::unix::real_file::RealFile;
-use wink_store::{Digest, LayerLog, Pack, Step, Store, StoreError};
+use wink_store::{Digest, FileStamp, LayerLog, Pack, Step, Store, StoreError};
+
+use crate::engine::tree::{is_known, stamp};
 
 /// See [`Shelf`].
 pub struct StoreShelf {
@@ -18,6 +21,8 @@ pub struct StoreShelf {
     packs: Mutex<HashMap<Digest, Weak<Pack>>>,
     /// `None` for a reader of a layer that somebody else may be changing.
     log: Option<Mutex<LayerLog>>,
+    /// Blobs that were found to hold what their names say, as they were then.
+    sound: Mutex<HashMap<Digest, FileStamp>>,
     /// How many records the log had when it was last written anew.
     least: AtomicU64,
 }
@@ -25,12 +30,37 @@ pub struct StoreShelf {
 impl StoreShelf {
     /// For a snapshot of a layer.
     pub fn reader(store: Arc<Store>) -> StoreShelf {
-        StoreShelf { store, packs: Mutex::default(), log: None, least: AtomicU64::new(0) }
+        StoreShelf::new(store, None)
     }
 
     /// For the one who changes the layer.
     pub fn writer(store: Arc<Store>, log: LayerLog) -> StoreShelf {
-        StoreShelf { store, packs: Mutex::default(), log: Some(Mutex::new(log)), least: AtomicU64::new(0) }
+        StoreShelf::new(store, Some(log))
+    }
+
+    fn new(store: Arc<Store>, log: Option<LayerLog>) -> StoreShelf {
+        let (packs, sound, least) = (Mutex::default(), Mutex::default(), AtomicU64::new(0));
+        StoreShelf { store, packs, log: log.map(Mutex::new), sound, least }
+    }
+
+    /// Whether an open blob holds what its name says: known from the last time unless its stamp has changed since.
+    fn check(&self, digest: &Digest, file: &RealFile) -> Result<()> {
+        let stamp = stamp(&file.attr()?);
+        if self.sound.lock().get(digest) == Some(&stamp) {
+            return Ok(());
+        }
+        let cached = self.store.digests_get(&[stamp.id()]).ok().and_then(|mut found| found.pop().flatten());
+        let known = cached.is_some_and(|cached| is_known(&cached, &stamp) && cached.digest == *digest);
+        if !known {
+            self.store.verify_blob(digest).map_err(|error| {
+                // Out of the way, so that the next run makes a good one.
+                let _ = self.store.quarantine(digest);
+                status(&error)
+            })?;
+            let _ = self.store.digests_put(&[(stamp, *digest, Time::now().0)]);
+        }
+        self.sound.lock().insert(*digest, stamp);
+        Ok(())
     }
 
     /// Whether the log has grown so much since it was last written anew that every run, which reads it all, would notice.
@@ -67,7 +97,14 @@ impl Shelf<RealFile> for StoreShelf {
     }
 
     fn blob(&self, digest: &Digest, size: u64) -> Result<RealFile> {
-        self.store.open_blob_sized(digest, size).map(RealFile::from).map_err(|error| status(&error))
+        let file = self.store.open_blob_sized(digest, size).map(RealFile::from).map_err(|error| {
+            if error.is_damage() {
+                let _ = self.store.quarantine(digest);
+            }
+            status(&error)
+        })?;
+        self.check(digest, &file)?;
+        Ok(file)
     }
 
     fn log(&self, steps: &[Step]) -> Result<()> {

@@ -470,3 +470,24 @@ fn programs_run_from_the_mount_and_large_files_are_whole() {
     assert!(world.read("copy") == big[..10]);
     blobs_are_sound(&world);
 }
+
+#[test]
+fn a_damaged_blob_is_an_error_and_never_other_bytes() {
+    let world = World::new("mounted-damage");
+    let command = sources(&world);
+    mount(&world);
+    world.run(&strs(&command)).miss();
+    let expected = world.tree();
+    let digest = blake3::hash(b"beta\n").to_hex().to_string();
+    let blob = world.store.join("blobs").join(&digest[..2]).join(&digest[2..]);
+    fs::set_permissions(&blob, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&blob, "gone\n").unwrap();
+    let found = fs::read(world.ws.join("dist/deep/b"));
+    // What the kernel still holds of it is right; it must not read on.
+    assert!(found.as_ref().map_or(true, |bytes| bytes == b"beta\n"), "{found:?}");
+    beneath(&world, |_| ());
+    assert!(fs::read(world.ws.join("dist/deep/b")).is_err());
+    world.run(&strs(&command)).exits(0);
+    assert_same(&expected, &world.tree(), "brought back");
+    blobs_are_sound(&world);
+}

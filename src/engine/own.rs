@@ -112,7 +112,10 @@ fn present(path: &[u8], states: &[Output], inside: &Standing, tree: &mut Tree<'_
         Kind::File if candidates(Kind::File).next().is_some() => {
             let present = match tree.digest(path, &attr) {
                 Ok(digest) => digest,
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
+                // Not to be read, or a view of what the store has lost: nobody can say that it is as it was left.
+                Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound) => {
+                    return Ok(None);
+                }
                 Err(error) => return Err(error),
             };
             Ok(candidates(Kind::File)

@@ -118,7 +118,7 @@ impl<'s> Tree<'s> {
             found.ok().and_then(|mut found| found.pop().flatten())
         });
         let digest = match cached {
-            Some(cached) if cached.stamp == stamp && cached.hashed_at_ns - stamp.ctime_ns > REST => cached.digest,
+            Some(cached) if is_known(&cached, &stamp) => cached.digest,
             _ => {
                 let began = Time::now().0;
                 let digest = hash(&mut self.ground.open(path)?, &[])?.digest;
@@ -130,9 +130,9 @@ impl<'s> Tree<'s> {
         Ok(digest)
     }
 
-    /// Remembers the digest of a file that wink itself has just written.
+    /// Remembers the digest of a blob that wink itself has just made: nobody writes to it any more, so it is at rest at once.
     pub fn learn(&mut self, attr: &Attr, digest: Digest) {
-        self.learned.push((stamp(attr), digest, Time::now().0));
+        self.learned.push((stamp(attr), digest, Time::now().0.max(attr.ctime.0 + REST + 1)));
     }
 
     /// The fact about a path, with the names in `hides` left out of a listing.
@@ -200,7 +200,13 @@ pub fn os(path: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(path))
 }
 
-fn stamp(attr: &Attr) -> FileStamp {
+/// Whether what the cache knows is of just this state of the file.
+pub fn is_known(cached: &CachedDigest, stamp: &FileStamp) -> bool {
+    cached.stamp == *stamp && cached.hashed_at_ns - stamp.ctime_ns > REST
+}
+
+/// What tells one state of a file from another.
+pub fn stamp(attr: &Attr) -> FileStamp {
     FileStamp { dev: attr.dev, ino: attr.ino, size: attr.size, mtime_ns: attr.mtime.0, ctime_ns: attr.ctime.0 }
 }
 

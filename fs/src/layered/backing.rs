@@ -159,6 +159,9 @@ impl<B: Backing> Backing for Layered<B> {
     }
 
     fn set_attr(&self, dir: &Self::Dir, name: &Name, change: &SetAttr) -> Result<()> {
+        if change.size == Some(0) {
+            self.realize_empty(dir, name)?;
+        }
         self.changing(dir, Some(name), |dir, name| match name {
             Some(name) => self.real.set_attr(dir, name, change),
             None => self.real.set_dir_attr(dir, change),

@@ -102,6 +102,20 @@ impl<B: Backing> Layered<B> {
         self.realize_at(mount, &path)
     }
 
+    /// Makes a virtual file real without its bytes, which are about to be cut off: they need not be there any more.
+    pub(super) fn realize_empty(&self, dir: &LayeredDir<B::Dir>, name: &Name) -> Result<()> {
+        let Some((mount, path)) = self.inside(dir, Some(name)) else { return Ok(()) };
+        let _changes = mount.changes.lock();
+        let Found::Virtual(Virtual::File { mode, .. }) = self.find(dir, name)? else { return Ok(()) };
+        self.make_dirs(mount, above(&path))?;
+        let real = dir.real();
+        self.writing(real, || self.real.create(real, name, mode).map(drop))?;
+        self.give(mount, real, name, None)?;
+        // Giving it away takes these bits.
+        self.real.set_attr(real, name, &SetAttr { mode: Some(mode), ..SetAttr::default() })?;
+        mount.remove(&path)
+    }
+
     pub(super) fn realize_at(&self, mount: &Mount<B>, path: &[u8]) -> Result<bool> {
         match self.make_real(mount, path)? {
             Some(Virtual::Dir { .. } | Virtual::Way) => Ok(true),
