@@ -422,6 +422,20 @@ while events:
     _, mask, _, length = struct.unpack("iIII", events[:16])
     names.append((mask & 0xfff, events[16:16 + length].rstrip(b"\0"))); events = events[16 + length:]
 assert (0x2, b"file") in names and (0x100, b"made") in names and (0x200, b"made") in names, names
+import errno, shutil, time
+shutil.copy(shutil.which("sleep"), "sleeper")
+size = os.path.getsize("sleeper")
+sleeper = subprocess.Popen(["./sleeper", "60"])
+while open(f"/proc/{sleeper.pid}/comm").read() != "sleeper\n":
+    time.sleep(0.01)
+for flags in (os.O_WRONLY, os.O_RDWR | os.O_TRUNC, os.O_RDONLY | os.O_TRUNC):
+    try:
+        os.open("sleeper", flags)
+        raise AssertionError(f"a running program was opened with {flags}")
+    except OSError as error:
+        assert error.errno == errno.ETXTBSY, error
+assert os.path.getsize("sleeper") == size and sleeper.poll() is None
+sleeper.kill(); sleeper.wait()
 try:
     os.setxattr("file", "user.colour", b"red")
 except OSError as error:

@@ -143,6 +143,13 @@ impl<B: Backing> Guard<'_, B> {
 
     /// Truncates or extends; as for any write, a caller without privileges takes the privilege bits away.
     pub(super) fn cut(&mut self, caller: Caller, id: NodeId, size: u64) -> Result<()> {
+        let node = self.table.node(id)?;
+        if size == 0 && node.is_virtual() && node.file().is_some_and(|file| file.handles == 0) {
+            // Nobody can tell that it becomes another file, and its bytes need not be copied to be cut off. The kernel looks again.
+            let (dir, name, _) = self.place(id)?;
+            self.tree.backing.set_attr(&dir, &name, &SetAttr { size: Some(0), ..SetAttr::default() })?;
+            return Err(Status::Stale);
+        }
         self.writable(id)?.truncate(size)?;
         if caller.uid != 0 { self.drop_privilege_bits(id) } else { Ok(()) }
     }

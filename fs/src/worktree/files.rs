@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::attrs::is_absence;
 use super::table::stamp;
 use super::{Guard, WorkTree};
-use crate::attr::{Attr, Kind, SetAttr};
+use crate::attr::{Attr, Kind};
 use crate::backing::{Access, Backing, BackingFile, Result};
 use crate::status::Status;
 use crate::vfs::{Caller, NodeId, OpenHow};
@@ -84,12 +84,6 @@ impl<B: Backing> Guard<'_, B> {
             Kind::Dir => return Err(Status::IsDir),
             Kind::Link => return Err(Status::Loop),
             _ => return Err(Status::NoData),
-        }
-        if how.truncate && self.table.node(id)?.is_virtual() && self.table.file_mut(id)?.handles == 0 {
-            // Nobody can tell that it becomes another file, and its bytes need not be copied to be cut off. The kernel looks again.
-            let (dir, name, _) = self.place(id)?;
-            self.tree.backing.set_attr(&dir, &name, &SetAttr { size: Some(0), ..SetAttr::default() })?;
-            return Err(Status::Stale);
         }
         let before = self.open_for(id, how)?;
         let after = if how.truncate {

@@ -104,14 +104,14 @@ where
     V::File: AsFd,
 {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let mut wanted = InitFlags::FUSE_ATOMIC_O_TRUNC
-            | InitFlags::FUSE_PARALLEL_DIROPS
-            | InitFlags::FUSE_CACHE_SYMLINKS
-            | InitFlags::FUSE_ASYNC_DIO;
+        let mut wanted = InitFlags::FUSE_PARALLEL_DIROPS | InitFlags::FUSE_CACHE_SYMLINKS | InitFlags::FUSE_ASYNC_DIO;
         if self.working_tree {
             // Else the kernel asks for the attribute `security.capability` before every write, not only before the first after it has
             // asked for the others.
             wanted |= InitFlags::FUSE_HANDLE_KILLPRIV_V2;
+        } else {
+            // Not for a working tree: opened for reading, a program that is running would be cut before the kernel refuses that.
+            wanted |= InitFlags::FUSE_ATOMIC_O_TRUNC;
         }
         // Each is an economy, none a need: a kernel that lacks one works the longer way.
         let _ = config.add_capabilities(wanted & config.capabilities());
