@@ -17,8 +17,8 @@ use super::{LOG, SOCKET};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3600);
 /// How long a daemon that was just started may take until it listens.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long one that was started is waited for before another one is.
-const TRY_TIMEOUT: Duration = Duration::from_secs(1);
+/// After how long another one is started if none listens; of two the second gives up.
+const START_AGAIN: Duration = Duration::from_millis(500);
 /// How often it is looked for.
 const START_POLL: Duration = Duration::from_millis(5);
 
@@ -52,30 +52,24 @@ impl Client {
 
     /// Connects, and starts a daemon when none runs.
     pub fn start(store: &Path) -> anyhow::Result<Client> {
-        if let Some(client) = Client::running(store)? {
-            return Ok(client);
-        }
-        // What keeps a daemon from starting would only be said in its log.
-        drop(Store::open(store)?);
         let log = store.join(LOG);
-        let program = std::env::current_exe().context("cannot tell where wink itself lies")?;
-        let args = ["daemon".as_ref(), "serve".as_ref(), "--store".as_ref(), store.as_os_str()];
         let began = Instant::now();
+        let mut started: Option<Instant> = None;
         while began.elapsed() < START_TIMEOUT {
-            let file = std::fs::File::options()
-                .create(true)
-                .append(true)
-                .open(&log)
-                .with_context(|| format!("cannot write {}", log.display()))?;
-            // One that meets the lock of another, which is just ending, gives up: then it is tried again.
-            detach::spawn_detached(&program, args, file).context("cannot start the daemon")?;
-            let started = Instant::now();
-            while started.elapsed() < TRY_TIMEOUT {
-                if let Some(client) = Client::running(store)? {
-                    return Ok(client);
-                }
-                std::thread::sleep(START_POLL);
+            // One that was killed a moment ago may still take connections; it does not answer.
+            if let Some(client) = Client::running(store)?
+                && client.ask(&Request::Status, &[]).is_ok()
+            {
+                return Ok(client);
             }
+            // And it may still hold the lock, on which the new one gave up.
+            if started.is_none_or(|started| started.elapsed() > START_AGAIN) {
+                // What keeps a daemon from starting would only be said in its log.
+                drop(Store::open(store)?);
+                spawn(store, &log)?;
+                started = Some(Instant::now());
+            }
+            std::thread::sleep(START_POLL);
         }
         bail!("the daemon does not answer; {} may tell why", log.display())
     }
@@ -99,4 +93,15 @@ impl Client {
             _ => bail!("the daemon answered something else; run `wink daemon stop`"),
         }
     }
+}
+
+fn spawn(store: &Path, log: &Path) -> anyhow::Result<()> {
+    let file = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(log)
+        .with_context(|| format!("cannot write {}", log.display()))?;
+    let program = std::env::current_exe().context("cannot tell where wink itself lies")?;
+    let args = ["daemon".as_ref(), "serve".as_ref(), "--store".as_ref(), store.as_os_str()];
+    detach::spawn_detached(&program, args, file).context("cannot start the daemon")
 }

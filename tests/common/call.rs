@@ -148,6 +148,11 @@ impl Running {
         signal_to(signal, &self.child.id().to_string());
     }
 
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     pub fn finish(mut self) -> Run {
         let start = Instant::now();
         let status = loop {
