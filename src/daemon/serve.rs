@@ -32,6 +32,11 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often that is looked for.
 const SETTLE_POLL: Duration = Duration::from_millis(1);
 
+/// How long a mount that has gone where the client is may live on elsewhere before mounting it again is refused.
+const STRAY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often that is looked at.
+const STRAY_POLL: Duration = Duration::from_millis(10);
+
 struct Daemon {
     store: Arc<Store>,
     mounts: Mutex<BTreeMap<PathBuf, Arc<Served>>>,
@@ -197,9 +202,16 @@ impl Daemon {
 
     fn mount(self: &Arc<Self>, mount: Mount, device: std::os::fd::OwnedFd, private: bool) -> anyhow::Result<()> {
         let root = mount.root.clone();
+        let asked = Instant::now();
         let mut mounts = self.mounts.lock();
-        if mounts.contains_key(&root) {
-            bail!("{} is mounted already", root.display());
+        while mounts.contains_key(&root) {
+            // Unmounted where the client is, but a namespace that copied it has it still: a task's view, for as long as the task runs.
+            if asked.elapsed() > STRAY_TIMEOUT {
+                bail!("{} is still mounted in another mount namespace; a command may be running there", root.display());
+            }
+            drop(mounts);
+            std::thread::sleep(STRAY_POLL);
+            mounts = self.mounts.lock();
         }
         let (served, serving) = Served::start(&self.store, mount, device, private)?;
         mounts.insert(root.clone(), served.clone());
