@@ -20,6 +20,8 @@ use wink_platform::unix::backing::RealBacking;
 use wink_platform::unix::identity;
 use wink_store::{Step, Store};
 
+use crate::daemon::client::Client;
+use crate::daemon::protocol::Request;
 use crate::shelf::StoreShelf;
 
 /// A served directory as a task knows it.
@@ -56,14 +58,28 @@ impl Mount {
 
     /// The whole file tree with the served directory as it shows now: the real one beneath with its layer.
     pub fn snapshot(&self, store: &Arc<Store>, staging: Option<&Path>) -> anyhow::Result<Layered<RealBacking>> {
-        let shelf = Arc::new(StoreShelf::reader(store.clone()));
-        let steps = store.read_layer(self.root.as_os_str().as_bytes())?;
+        let (layer, shelf) = self.layer(store)?;
         let real = RealBacking::new(Path::new("/"), staging)?.with_spill(&self.beneath())?;
         let lower = real.dir_from(self.lower.try_clone()?);
         let names = self.root.components().skip(1).map(|part| Name::new(part.as_os_str().as_bytes()));
         let at = names.collect::<Result<Vec<Name>, Status>>().map_err(error)?;
-        let layer = replay(&steps, &shelf, |lost| anyhow::bail!("{lost}"))?;
         Ok(Layered::new(real, at, lower, layer, shelf, identity::effective_ids()))
+    }
+
+    /// What the mount shows besides its real files. If a pack is damaged the daemon, which may know it by heart, is asked to mend it, or
+    /// else to log what it really shows.
+    fn layer(&self, store: &Arc<Store>) -> anyhow::Result<(Layer, Arc<StoreShelf>)> {
+        let root = self.root.as_os_str().as_bytes();
+        let read = || -> anyhow::Result<(Layer, Arc<StoreShelf>)> {
+            let shelf = Arc::new(StoreShelf::reader(store.clone()));
+            let layer = replay(&store.read_layer(root)?, &shelf, |lost| anyhow::bail!("{lost}"))?;
+            Ok((layer, shelf))
+        };
+        read().or_else(|error| {
+            let mended = Client::connect(store.dir())?.do_it(&Request::Mend { root: root.to_vec() }, &[]);
+            mended.map_err(|_| error)?;
+            read()
+        })
     }
 
     /// The directory at a path below the mount (or the mount itself) as a tree of its own, as it shows now.
@@ -73,12 +89,10 @@ impl Mount {
         store: &Arc<Store>,
         staging: &Path,
     ) -> anyhow::Result<Layered<RealBacking>> {
-        let shelf = Arc::new(StoreShelf::reader(store.clone()));
-        let steps = store.read_layer(self.root.as_os_str().as_bytes())?;
+        let (layer, shelf) = self.layer(store)?;
         let beneath = self.beneath();
         let real = RealBacking::new(&beneath, Some(staging))?.with_spill(&beneath)?;
         let lower = real.dir_from(self.lower.try_clone()?);
-        let layer = replay(&steps, &shelf, |lost| anyhow::bail!("{lost}"))?;
         Ok(Layered::new(real, Vec::new(), lower, layer, shelf, identity::effective_ids()).starting_at(at))
     }
 

@@ -69,6 +69,12 @@ impl StoreShelf {
         log.lock().records() > self.least.load(Ordering::Relaxed) + GROWTH_MAX
     }
 
+    /// Stores every pack again that is held: one that is damaged is replaced.
+    pub fn mend(&self) -> std::result::Result<(), StoreError> {
+        let held: Vec<Arc<Pack>> = self.packs.lock().values().filter_map(Weak::upgrade).collect();
+        held.iter().try_for_each(|pack| self.store.put_pack(pack).map(drop))
+    }
+
     /// Writes the log anew: these steps say all of it.
     pub fn compact(&self, steps: &[Step]) -> std::result::Result<(), StoreError> {
         let Some(log) = &self.log else { return Ok(()) };

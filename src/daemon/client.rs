@@ -2,10 +2,11 @@
 
 use std::io::ErrorKind;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use wink_platform::unix::control::{self, Peer};
 use wink_platform::unix::detach;
 use wink_store::Store;
@@ -65,6 +66,9 @@ impl Client {
             // And it may still hold the lock, on which the new one gave up.
             if started.is_none_or(|started| started.elapsed() > START_AGAIN) {
                 // What keeps a daemon from starting would only be said in its log.
+                let socket = store.join(SOCKET);
+                let in_the_way = std::fs::symlink_metadata(&socket).is_ok_and(|data| !data.file_type().is_socket());
+                ensure!(!in_the_way, "{} is in the way of the daemon's socket; remove it", socket.display());
                 drop(Store::open(store)?);
                 spawn(store, &log)?;
                 started = Some(Instant::now());

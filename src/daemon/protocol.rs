@@ -40,6 +40,12 @@ pub enum Request {
         /// What appears then.
         pack: Option<Attached>,
     },
+    /// Store again what a mount needs of the store and still knows, and log what it shows.
+    Mend {
+        /// Absolute path of the mount.
+        #[serde(with = "text")]
+        root: Vec<u8>,
+    },
     /// Make views real.
     Materialize {
         /// Absolute path of the mount.

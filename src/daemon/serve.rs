@@ -159,6 +159,7 @@ impl Daemon {
                 self.busy.lock().1 = true;
                 Reply::Done(done)
             }
+            Request::Mend { root } => Reply::Done(self.mounted(&root)?.mend()?),
             Request::Materialize { root, path } => Reply::Done(self.mounted(&root)?.materialize(&path)?),
             Request::Stop => {
                 let mounts = self.mounts.lock();

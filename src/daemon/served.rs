@@ -141,6 +141,13 @@ impl Served {
         }
     }
 
+    /// Stores again the packs that it shows, and writes the log anew: without what was lost before it was mounted.
+    pub fn mend(&self) -> anyhow::Result<u64> {
+        self.shelf.mend()?;
+        self.tree.backing().compact(|steps| self.shelf.compact(steps))?;
+        Ok(0)
+    }
+
     /// The log is written anew if it has grown.
     pub fn compact(&self) {
         if !self.shelf.is_long() {

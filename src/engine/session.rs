@@ -84,6 +84,12 @@ impl Engine<'_> {
         std::fs::create_dir(&files).context("cannot make a staging directory in the cache")?;
         let scratch = scratch(self.task, self.store.dir());
         let descriptors = wink_platform::unix::raise_descriptor_limit();
+        if descriptors < DESCRIPTORS_SPARED {
+            // The command would meet the limit of the view, and fail where it would not without.
+            return Ok(Outcome::NoView(format!(
+                "a view needs {DESCRIPTORS_SPARED} open files, {descriptors} are allowed"
+            )));
+        }
         let (top, zones, scope) = match self.task.settings.scope {
             Scope::System => (PathBuf::from("/"), zones(self.task, &scratch), self.system_scope(&scratch)),
             Scope::Workspace => {

@@ -30,6 +30,9 @@ const CHUNK: usize = 256 * 1024;
 /// The device of what only a layer shows.
 pub const VIRTUAL: u64 = 0;
 
+/// What a view is taken to hold whose blob is gone: no file of a task is this one.
+const LOST: &[u8] = b"wink: the stored file of this view is gone";
+
 /// See the module.
 pub struct Tree<'s> {
     store: &'s Arc<Store>,
@@ -107,8 +110,11 @@ impl<'s> Tree<'s> {
             // What a view shows is what the blob holds: its own stamp tells whether that is still what its name says.
             let blob = self.store.blob_path(&origin);
             let blob = blob.as_os_str().as_bytes();
-            let attr = look(blob)?.ok_or(io::ErrorKind::NotFound)?;
-            let digest = self.digest(blob, &attr)?;
+            let digest = match look(blob)? {
+                Some(attr) if attr.kind == Kind::File => self.digest(blob, &attr)?,
+                // It cannot be read any more: it holds nothing that anybody made.
+                _ => Digest::of(LOST),
+            };
             self.digests.insert(path.to_vec(), digest);
             return Ok(digest);
         }

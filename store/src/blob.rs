@@ -56,9 +56,8 @@ impl Store {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match self.blob_facts(digest)? {
-                    // Its bytes are trusted to be those of its name: a blob of this boot was written whole, and one of an
-                    // earlier boot is hashed before the first record that names it is used (see `durable`).
-                    Some(found) if found.is_file && found.size == facts.size => {
+                    // The new record will rely on it, and what the run made is about to be published from it.
+                    Some(found) if found.is_file && found.size == facts.size && self.is_sound(digest)? => {
                         return disk::unlink(path_in_staging)
                             .map_err(StoreError::disk("remove the staging file", path_in_staging));
                     }
@@ -74,7 +73,8 @@ impl Store {
     /// Stores `bytes`.
     pub fn put(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
         let digest = Digest::of(bytes);
-        if self.blob_facts(&digest)?.is_some_and(|found| found.is_file && found.size == bytes.len() as u64) {
+        let facts = self.blob_facts(&digest)?;
+        if facts.is_some_and(|found| found.is_file && found.size == bytes.len() as u64) && self.is_sound(&digest)? {
             return Ok(digest);
         }
         let path = self.dir().join(format::STAGING).join(unique_name("put"));
@@ -122,6 +122,15 @@ impl Store {
     /// Hashes a blob and compares.
     pub fn verify_blob(&self, digest: &Digest) -> Result<(), StoreError> {
         self.verified_blob(digest).map(drop)
+    }
+
+    /// Whether a blob holds what its name says. What keeps that from being told (no descriptors) is no damage.
+    fn is_sound(&self, digest: &Digest) -> Result<bool, StoreError> {
+        match self.verify_blob(digest) {
+            Ok(()) => Ok(true),
+            Err(StoreError::MissingBlob { .. } | StoreError::DamagedBlob { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Hashes a blob, compares, and gives the file that was hashed.

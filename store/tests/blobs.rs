@@ -56,6 +56,24 @@ fn a_blob_of_another_size_is_set_aside_for_the_good_one() {
     assert_eq!(fs::read_dir(store.dir().join("quarantine")).unwrap().count(), 1);
 }
 
+/// What a run made is published from the blob: one of other bytes, which was there before, must not be taken for it.
+#[test]
+fn a_blob_with_other_bytes_is_set_aside_for_the_good_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    for is_adopted in [true, false] {
+        let path = store.blob_path(&adopt(&store, b"bytes"));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(&path, b"bytez").unwrap();
+        if is_adopted {
+            adopt(&store, b"bytes");
+        } else {
+            store.put(b"bytes").unwrap();
+        }
+        assert_eq!(fs::read(&path).unwrap(), b"bytes");
+    }
+}
+
 #[test]
 fn damage_is_told() {
     let dir = tempfile::tempdir().unwrap();

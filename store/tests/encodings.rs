@@ -189,6 +189,8 @@ fn packs_refuse_what_cannot_be() {
     assert_eq!(refused(&[("a", dir.clone()), ("a", dir.clone())]), DecodeError::Order);
     assert_eq!(refused(&[("a/..", dir.clone())]), DecodeError::Path);
     assert_eq!(refused(&[("/a", dir.clone())]), DecodeError::Path);
+    assert_eq!(refused(&[("..", dir.clone())]), DecodeError::Path);
+    assert_eq!(refused(&[("a\0b", dir.clone())]), DecodeError::Path);
     assert_eq!(refused(&[("a", Output::Removed), ("b", dir.clone())]), DecodeError::Kind);
     assert_eq!(refused(&[("a", Output::Dir { mode: 0o10000 })]), DecodeError::Number);
     assert_eq!(refused(&[("a", Output::Link { target: b"a\0b".to_vec() })]), DecodeError::Path);

@@ -214,6 +214,41 @@ fn records_of_another_place_are_not_believed() {
     assert_eq!(store.read_layer(b"/other").unwrap(), []);
 }
 
+/// Well-formed in every other way: the right chain, the right lengths.
+#[test]
+fn planted_names_are_not_believed() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    drop(reopen(&store));
+    let string = |bytes: &[u8]| [&[bytes.len() as u8], bytes].concat();
+    let plant = |step: &[u8]| {
+        let steps = [&b"wY1\x01"[..], step].concat();
+        let length = steps.len() as u32;
+        let check = Digest::of(&[&Digest::of(ROOT).0[..], &steps].concat());
+        let record = [&length.to_le_bytes()[..], &(!length).to_le_bytes(), &steps, &check.0].concat();
+        fs::write(dir(&store).join("log"), record).unwrap();
+        store.read_layer(ROOT).unwrap()
+    };
+    assert_eq!(plant(&[&b"r"[..], &string(b"a/b")].concat()), [remove("a/b")]);
+    assert_eq!(plant(&[&b"m"[..], &string(b"a"), &string(b"b")].concat()).len(), 1);
+    assert_eq!(plant(&[&b"p"[..], &string(b"a"), b"d\xed\x03\x00"].concat()).len(), 1);
+    assert_eq!(plant(&[&b"a"[..], &string(b"a"), &Digest::of(b"pack").0, b"\x00\x00"].concat()).len(), 1);
+    for path in [&b"/"[..], b"/etc/passwd", b"..", b"../a", b"a/../../b", b"a/..", b".", b"a//b", b"a/", b"a\0b"] {
+        let name = string(path);
+        let good = string(b"good");
+        let planted = [
+            [&b"r"[..], &name].concat(),
+            [&b"m"[..], &good, &name].concat(),
+            [&b"m"[..], &name, &good].concat(),
+            [&b"p"[..], &name, b"d\xed\x03\x00"].concat(),
+            [&b"a"[..], &name, &Digest::of(b"pack").0, b"\x00\x00"].concat(),
+        ];
+        for step in planted {
+            assert_eq!(plant(&step), [], "{path:?} in {step:?}");
+        }
+    }
+}
+
 #[test]
 fn a_lost_root_comes_back() {
     let temp = tempfile::tempdir().unwrap();

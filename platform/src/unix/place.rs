@@ -211,8 +211,19 @@ impl Placer {
         Ok(rustix::fs::syncfs(open)?)
     }
 
-    /// Runs `act` at `rel`; once more with a freshly looked up parent if the kept one turns out to be gone.
+    /// Runs `act` at `rel`; once more without the kept descriptors if there are too few.
     fn at<T>(&self, rel: &[u8], act: impl Fn(&Spot) -> io::Result<T>) -> io::Result<T> {
+        match self.at_kept(rel, &act) {
+            Err(error) if error.raw_os_error() == Some(libc::EMFILE) => {
+                self.parents.lock().clear();
+                self.at_kept(rel, &act)
+            }
+            result => result,
+        }
+    }
+
+    /// Runs `act` at `rel`; once more with a freshly looked up parent if the kept one turns out to be gone.
+    fn at_kept<T>(&self, rel: &[u8], act: impl Fn(&Spot) -> io::Result<T>) -> io::Result<T> {
         let (parent, name) = split(rel)?;
         let kept = self.parents.lock().get(parent).cloned();
         let Some(kept) = kept else { return act(&self.spot(parent, name)?) };

@@ -12,6 +12,7 @@ use wink_fs::attr::{Kind, Time};
 use wink_fs::view::Newer;
 use wink_fs::zone::join;
 use wink_platform::unix::front::Announcer;
+use wink_platform::unix::mounts::is_dead;
 use wink_platform::unix::task::Spawn;
 use wink_store::Digest;
 use wink_store::{Captured, Record, RecordHead, RecordId};
@@ -22,7 +23,7 @@ use super::{Asked, INSIDE, Missed, native, not_started};
 use crate::config::Own;
 use crate::engine::capture::{Carried, Harvest, Yield};
 use crate::engine::own::{Standing, is_history, is_stored, standing};
-use crate::engine::publish::lock;
+use crate::engine::publish::{Deed, lock};
 use crate::engine::session::{Outcome, Ran};
 use crate::engine::tree::Tree;
 use crate::engine::{Engine, Task, now_ms};
@@ -171,7 +172,15 @@ fn after(
     {
         harvest.doubts.push(format!("{} changed while the command ran", String::from_utf8_lossy(path)));
     }
-    let published = engine.publish(&harvest, &leftovers, &mut tree);
+    let mut published = engine.publish(&harvest, &leftovers, &mut tree);
+    // The daemon may have died half-way. What was written is written again; only what was set aside cannot be twice.
+    if let (Err(_), Some(mount)) = (&published, &task.mount)
+        && is_dead(&mount.root)
+        && !harvest.deeds.iter().any(Deed::is_set_aside)
+        && crate::command::mount::revive(&task.workspace).is_ok()
+    {
+        published = engine.publish(&harvest, &leftovers, &mut tree);
+    }
     if !ran.finished.survivors.is_empty() {
         ran.published = std::mem::take(&mut harvest.deeds);
     }
