@@ -13,7 +13,7 @@ use std::ffi::OsString;
 use serde::{Deserialize, Serialize};
 use wink_store::{Digest, OwnKey, TaskKey};
 
-use crate::config::Scope;
+use crate::config::{Own, Scope};
 use crate::roots::Roots;
 
 /// Version of the encoding and of what a record means. A new one makes every older record unreachable.
@@ -56,6 +56,8 @@ pub struct KeyInput<'a> {
     pub scope: Scope,
     /// What else was declared: a name and its bytes.
     pub extras: &'a [(String, Vec<u8>)],
+    /// What becomes of earlier outputs: a record of a run that was shown some is none for who asked for clean runs.
+    pub own: Own,
     /// Standard output is a terminal.
     pub stdout_terminal: bool,
     /// Standard error is a terminal.
@@ -83,6 +85,9 @@ pub struct KeyParts {
     pub scope: String,
     /// One per declared extra.
     pub extras: Vec<(String, String)>,
+    /// What becomes of earlier outputs; not kept where it is what it always was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own: Option<String>,
     /// Whether stdout and stderr are terminals.
     pub terminals: (bool, bool),
 }
@@ -139,6 +144,14 @@ impl Keys {
         }
 
         let own = OwnKey(hash.digest("own"));
+        let earlier = match input.own {
+            Own::Carry => None,
+            Own::Hide => Some("hide".to_owned()),
+            Own::Observe => Some("observe".to_owned()),
+        };
+        if let Some(earlier) = &earlier {
+            hash.item("earlier outputs", earlier.as_bytes());
+        }
         hash.number("stdout", u64::from(input.stdout_terminal));
         hash.number("stderr", u64::from(input.stderr_terminal));
         let task = TaskKey(hash.digest("task"));
@@ -152,6 +165,7 @@ impl Keys {
             platform,
             scope: scope.to_owned(),
             extras,
+            own: earlier,
             terminals: (input.stdout_terminal, input.stderr_terminal),
         };
         Keys { task, own, parts }
@@ -179,6 +193,7 @@ impl KeyParts {
             (self.platform != other.platform, "the platform or the user's rights"),
             (self.scope != other.scope, "the scope"),
             (self.extras != other.extras, "a declared input"),
+            (self.own != other.own, "what becomes of earlier outputs"),
             (self.terminals != other.terminals, "whether output goes to a terminal"),
         ];
         rest.iter().find(|(differs, _)| *differs).map(|(_, what)| (*what).to_owned())
@@ -250,6 +265,7 @@ mod tests {
             platform: Platform { os: "linux", architecture: "x86_64", superuser: false },
             scope: Scope::System,
             extras: &[],
+            own: Own::Carry,
             stdout_terminal: false,
             stderr_terminal: false,
         }
@@ -300,6 +316,15 @@ mod tests {
         let (plain, terminal) = (Keys::new(&plain, &roots("/w/p")), Keys::new(&terminal, &roots("/w/p")));
         assert_ne!(plain.task, terminal.task);
         assert_eq!(plain.own, terminal.own);
+    }
+
+    #[test]
+    fn what_becomes_of_earlier_outputs_is_in_the_task_key_alone() {
+        let argv = words(&["ls"]);
+        let keys = |own| Keys::new(&KeyInput { own, ..input(&argv, &[]) }, &roots("/w/p"));
+        let [carry, hide, observe] = [Own::Carry, Own::Hide, Own::Observe].map(keys);
+        assert!(carry.task != hide.task && hide.task != observe.task && carry.task != observe.task);
+        assert!(carry.own == hide.own && hide.own == observe.own);
     }
 
     #[test]

@@ -178,6 +178,7 @@ fn prepare(asked: &Asked) -> anyhow::Result<(Task, Config)> {
             platform: Platform::here(identity::effective_ids().0 == 0),
             scope: settings.scope,
             extras: &extras,
+            own: settings.own,
             stdout_terminal: std::io::stdout().is_terminal(),
             stderr_terminal: std::io::stderr().is_terminal(),
         },
