@@ -15,6 +15,7 @@ use wink_fs::layer::Layer;
 use wink_fs::layered::{Layered, Shelf};
 use wink_fs::name::Name;
 use wink_fs::status::Status;
+use wink_fs::zone::join;
 use wink_platform::errno::to_errno;
 use wink_platform::unix::backing::RealBacking;
 use wink_platform::unix::identity;
@@ -102,6 +103,11 @@ impl Mount {
         let lower = real.dir_from(self.lower.try_clone()?);
         Ok(Layered::new(real, Vec::new(), lower, layer, shelf, identity::effective_ids()))
     }
+}
+
+/// A path below the directory `at` of a mount, relative to the mount as `at` is; the empty one is the mount itself.
+pub fn below(at: &[u8], path: &[u8]) -> Vec<u8> {
+    if at.is_empty() { path.to_vec() } else { join(at, path) }
 }
 
 /// The layer that these steps make. What of it cannot be shown, since its pack is damaged or gone, is told to `lost`.

@@ -24,21 +24,6 @@ fn beneath(world: &World, look: impl FnOnce(&Path)) {
     mount(world);
 }
 
-/// Every blob of the store still holds what its name says.
-fn blobs_are_sound(world: &World) -> usize {
-    let mut count = 0;
-    for shelf in fs::read_dir(world.store.join("blobs")).unwrap() {
-        let shelf = shelf.unwrap().path();
-        for blob in fs::read_dir(&shelf).unwrap() {
-            let blob = blob.unwrap().path();
-            let name = format!("{}{}", shelf.file_name().unwrap().display(), blob.file_name().unwrap().display());
-            assert_eq!(blake3::hash(&fs::read(&blob).unwrap()).to_hex().as_str(), name, "{}", blob.display());
-            count += 1;
-        }
-    }
-    count
-}
-
 fn sources(world: &World) -> Vec<String> {
     world.write("src/a.txt", "alpha\n");
     world.write("src/b.txt", "beta\n");
@@ -114,7 +99,7 @@ fn whatever_is_done_to_a_view_no_blob_changes() {
     let command = world.counted(&line);
     mount(&world);
     world.run(&strs(&command)).miss();
-    let blobs = blobs_are_sound(&world);
+    let blobs = world.blobs_are_sound();
     // Another process reads on while the first one writes; both see one file.
     let script = world.write(
         "abuse.py",
@@ -149,7 +134,7 @@ assert open("out/f13.d/f13").read() == "content-f13\n"
     );
     let run = world.call().native(&[&python, script.to_str().unwrap()]);
     assert_eq!(run.code, 0, "{run:?}");
-    assert_eq!(blobs_are_sound(&world), blobs, "no blob was changed, made or removed");
+    assert_eq!(world.blobs_are_sound(), blobs, "no blob was changed, made or removed");
     let expect = BTreeMap::from([
         ("out/f0", "content-f0\nmore\n"),
         ("out/f1", "con"),
@@ -293,7 +278,7 @@ fn branches_back_and_forth_are_hits() {
         assert_same(&expected[branch], &world.tree(), &format!("turn {turn}"));
     }
     assert_eq!(world.count(), 2);
-    blobs_are_sound(&world);
+    world.blobs_are_sound();
 }
 
 #[test]
@@ -482,7 +467,7 @@ fn programs_run_from_the_mount_and_large_files_are_whole() {
     assert_eq!(fs::metadata(world.ws.join("copy")).unwrap().permissions().mode() & 0o777, 0o600);
     drop((reader, shorter));
     assert!(world.read("copy") == big[..10]);
-    blobs_are_sound(&world);
+    world.blobs_are_sound();
 }
 
 #[test]
@@ -503,5 +488,5 @@ fn a_damaged_blob_is_an_error_and_never_other_bytes() {
     assert!(fs::read(world.ws.join("dist/deep/b")).is_err());
     world.run(&strs(&command)).exits(0);
     assert_same(&expected, &world.tree(), "brought back");
-    blobs_are_sound(&world);
+    world.blobs_are_sound();
 }

@@ -316,16 +316,20 @@ fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
 }
 
 fn materialize_one(path: &Path) -> anyhow::Result<u64> {
-    let full = path;
+    let made = make_real(path)?;
+    ensure!(made > 0 || path.symlink_metadata().is_ok(), "there is nothing of that name");
+    Ok(made)
+}
+
+/// By the daemon where the path is mounted, else here.
+fn make_real(path: &Path) -> anyhow::Result<u64> {
     let store_dir = store_for(path)?;
     let below = |root: &Path| path.strip_prefix(root).ok().map(|path| path.as_os_str().as_bytes().to_vec());
     if let Some(client) = Client::running(&store_dir)? {
         for mounted in mounts_of(&client)?.mounts {
             if let Some(path) = below(Path::new(&mounted.dir)) {
                 let request = Request::Materialize { root: mounted.dir.into_bytes(), path };
-                let made = client.do_it(&request, &[])?;
-                ensure!(made > 0 || full.symlink_metadata().is_ok(), "there is nothing of that name");
-                return Ok(made);
+                return client.do_it(&request, &[]);
             }
         }
     }
@@ -341,9 +345,7 @@ fn materialize_one(path: &Path) -> anyhow::Result<u64> {
         let layer = replay(&steps, &shelf, |lost| anyhow::bail!("{lost}"))?;
         let mount = Mount { root: dir.to_owned(), lower: open_dir(dir)? };
         let layered = mount.writable(shelf, layer)?;
-        let made = layered.materialize(&path).map_err(crate::mounted::error)?;
-        ensure!(made > 0 || full.symlink_metadata().is_ok(), "there is nothing of that name");
-        return Ok(made);
+        return Ok(layered.materialize(&path).map_err(crate::mounted::error)?);
     }
     bail!("it lies in no directory that was ever mounted with the cache {}", store_dir.display())
 }

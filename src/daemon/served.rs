@@ -11,7 +11,6 @@ use anyhow::{Context, anyhow};
 use wink_fs::layered::{Layered, Shelf};
 use wink_fs::vfs::NodeId;
 use wink_fs::worktree::WorkTree;
-use wink_fs::zone::join;
 use wink_platform::unix::backing::RealBacking;
 use wink_platform::unix::fuse::{Forgetter, Serve, Serving, serve};
 use wink_platform::unix::identity;
@@ -20,7 +19,7 @@ use wink_platform::unix::mount_ways::is_open_elsewhere;
 use wink_store::{Digest, Step, Store};
 
 use super::protocol::{Attached, MountStatus};
-use crate::mounted::{Mount, error, replay};
+use crate::mounted::{Mount, below, error, replay};
 use crate::shelf::StoreShelf;
 
 /// Threads that answer requests of one mount.
@@ -102,8 +101,7 @@ impl Served {
         if let Some(Attached { at, pack, first_ns, step_ns }) = pack {
             let pack: Digest = pack.parse().map_err(|_| anyhow!("{pack} is no digest"))?;
             let shown = self.shelf.pack(&pack).map_err(error)?;
-            let below = |path: &[u8]| if at.is_empty() { path.to_vec() } else { join(at, path) };
-            changed.extend(shown.entries.iter().map(|entry| below(&entry.path)));
+            changed.extend(shown.entries.iter().map(|entry| below(at, &entry.path)));
             steps.push(Step::Attach { at: at.clone(), pack, first_ns: *first_ns, step_ns: *step_ns });
         }
         let count = changed.len() as u64;

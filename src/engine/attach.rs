@@ -5,13 +5,12 @@ use std::os::unix::fs::MetadataExt;
 
 use anyhow::Context;
 use wink_fs::attr::Time;
-use wink_fs::zone::join;
 use wink_store::{Output, Pack, Packed};
 
 use super::Engine;
 use crate::daemon::client::Client;
 use crate::daemon::protocol::{Attached, Reply, Request, Text};
-use crate::mounted::Mount;
+use crate::mounted::{Mount, below};
 
 /// When the views of one attachment were last changed: `first + rank × step`.
 #[derive(Clone, Copy, Debug)]
@@ -60,10 +59,9 @@ impl Engine<'_> {
                 Some(Attached { at: at.to_vec(), pack, first_ns: clock.first.0, step_ns: clock.step })
             }
         };
-        let below = |path: &Vec<u8>| Text(if at.is_empty() { path.clone() } else { join(at, path) });
         let request = Request::Attach {
             root: mount.root.as_os_str().as_bytes().to_vec(),
-            remove: remove.iter().map(below).collect(),
+            remove: remove.iter().map(|path| Text(below(at, path))).collect(),
             pack,
         };
         Client::connect(self.store.dir())?.do_it(&request, &[]).map(drop)

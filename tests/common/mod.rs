@@ -173,6 +173,31 @@ impl World {
         fs::read(self.counter()).map_or(0, |bytes| bytes.iter().filter(|&&byte| byte == b'\n').count())
     }
 
+    /// How many blobs the store has, if every one still holds what its name says.
+    pub fn check_blobs(&self) -> Result<usize, String> {
+        let shelves = self.store.join("blobs");
+        let shelves = fs::read_dir(&shelves).map_err(|error| format!("{}: {error}", shelves.display()))?;
+        let mut count = 0;
+        for shelf in shelves {
+            let shelf = shelf.unwrap().path();
+            for blob in fs::read_dir(&shelf).unwrap() {
+                let blob = blob.unwrap().path();
+                let name = format!("{}{}", shelf.file_name().unwrap().display(), blob.file_name().unwrap().display());
+                if blake3::hash(&fs::read(&blob).unwrap()).to_hex().as_str() != name {
+                    return Err(format!("the blob {} was changed", blob.display()));
+                }
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+
+    /// The same for tests that need nothing said.
+    #[track_caller]
+    pub fn blobs_are_sound(&self) -> usize {
+        self.check_blobs().unwrap()
+    }
+
     /// What `wink trace --json` says about the last run: path to kind.
     pub fn trace(&self) -> Trace {
         let run = self.call().wink(&["trace", "--json"]);

@@ -121,21 +121,6 @@ pub fn whole(world: &World, versions: &[u64], when: &str) {
     }
 }
 
-/// Every blob of the store holds what its name says; returns how many there are.
-pub fn blobs_are_sound(store: &Path) -> usize {
-    let mut count = 0;
-    for shelf in fs::read_dir(store.join("blobs")).unwrap() {
-        let shelf = shelf.unwrap().path();
-        for blob in fs::read_dir(&shelf).unwrap() {
-            let blob = blob.unwrap().path();
-            let name = format!("{}{}", shelf.file_name().unwrap().display(), blob.file_name().unwrap().display());
-            assert_eq!(blake3::hash(&fs::read(&blob).unwrap()).to_hex().as_str(), name, "{}", blob.display());
-            count += 1;
-        }
-    }
-    count
-}
-
 /// After a run that had something to record, nothing of the dead is left in staging, once it is old enough.
 pub fn staging_is_swept(world: &World, sweep: impl FnOnce()) {
     let staging = world.store.join("staging");

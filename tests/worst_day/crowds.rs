@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::build::{blobs_are_sound, build, built, command, edit, rounds};
+use super::build::{build, built, command, edit, rounds};
 use crate::common::mounted::{mount, unmount};
 use crate::common::{Running, World, assert_same, snapshot, strs};
 
@@ -67,7 +67,7 @@ fn a_crowd_agrees() {
             records.iter().all(|record| record.is_string() && *record == records[0]),
             "one record wins: {records:?}"
         );
-        blobs_are_sound(&world.store);
+        world.blobs_are_sound();
         unmount(&world);
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use super::build::{self, Dice, blobs_are_sound, calm, nobody_is_left, ready, staging_is_swept, whole};
+use super::build::{self, Dice, calm, nobody_is_left, ready, staging_is_swept, whole};
 use crate::common::mounted::{kill_daemon, unmount};
 use crate::common::{World, strs};
 
@@ -59,7 +59,7 @@ fn kill(is_mounted: bool, salt: u64, default: u64) {
         build::edit(&world.ws, newest + 1);
         build::build(&world, &world.ws, newest + 1, "at last").miss();
     });
-    blobs_are_sound(&world.store);
+    world.blobs_are_sound();
     if is_mounted {
         unmount(&world);
     }
