@@ -78,6 +78,7 @@ fn histories(mounted: bool) {
 fn report(mounted: bool, counts: &Counts) {
     let Counts { steps, runs, hits, misses, uncached, blobs } = counts;
     let mode = if mounted { "mounted" } else { "plain" };
+    common::figure(&format!("oracle steps, {mode}"), steps);
     println!("{mode}: {steps} steps, {runs} runs: {hits} hits, {misses} misses; {blobs} blobs are sound; uncached:");
     let mut uncached: Vec<_> = uncached.iter().collect();
     uncached.sort_by_key(|(_, count)| std::cmp::Reverse(**count));

@@ -301,6 +301,11 @@ pub fn simple(name: &str) -> (World, Vec<String>) {
     (world, command)
 }
 
+/// Prints a figure for the table of promises (docs/TESTING.md): what was counted, and how much of it this run did.
+pub fn figure(what: &str, value: impl std::fmt::Display) {
+    println!("figure: {what} = {value}");
+}
+
 /// Waits until there is such a file.
 pub fn wait_for(path: &Path) {
     let start = Instant::now();
