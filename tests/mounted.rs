@@ -364,6 +364,24 @@ fn the_daemon_starts_says_and_stops() {
     assert_eq!(json(&daemon("stop").stdout)["stopped"], false);
 }
 
+/// What is handed to a daemon that has just agreed to end would go with it.
+#[test]
+fn mounting_while_the_daemon_is_stopped_works() {
+    let world = World::new("mounted-stopped");
+    world.write("file", "x");
+    for round in 0..12 {
+        world.call().wink(&["daemon", "start"]);
+        let stopping = world.call().dir("/").start_wink(&["daemon", "stop"]);
+        // Not at the same point of its end each time.
+        std::thread::sleep(Duration::from_millis(round / 2));
+        mount(&world);
+        let stopped = stopping.finish();
+        assert!(matches!(stopped.code, 0 | 1), "round {round}: {stopped:?}");
+        assert_eq!(world.text("file"), "x", "round {round}: {stopped:?}");
+        unmount(&world);
+    }
+}
+
 #[test]
 fn what_cannot_be_mounted_is_refused() {
     let world = World::new("mounted-refused");

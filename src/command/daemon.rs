@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use crate::config::Config;
-use crate::daemon::client::Client;
+use crate::daemon::client::{Client, Ended};
 use crate::daemon::protocol::{Request, Status};
 use crate::daemon::serve;
 
@@ -53,7 +53,10 @@ pub fn run(command: &DaemonCommand, config: impl Fn() -> anyhow::Result<Config>)
         DaemonCommand::Status { json } => status(&store()?, *json),
         DaemonCommand::Stop { json } => {
             let stopped = match Client::running(&store()?)? {
-                Some(client) => client.do_it(&Request::Stop, &[]).map(|_| true)?,
+                Some(client) => match client.do_it(&Request::Stop, &[]) {
+                    Err(error) if !error.is::<Ended>() => return Err(error),
+                    _ => true,
+                },
                 None => false,
             };
             Ok(match (json, stopped) {

@@ -21,7 +21,7 @@ use wink_platform::unix::mounts::{is_dead, mounts};
 use wink_store::Store;
 
 use crate::config::Config;
-use crate::daemon::client::Client;
+use crate::daemon::client::{Client, Ended};
 use crate::daemon::protocol::{MountStatus, Reply, Request, Status};
 use crate::mounted::{Mount, replay};
 use crate::shelf::StoreShelf;
@@ -130,10 +130,10 @@ fn serve(store: &Path, dir: &Path) -> anyhow::Result<Serving> {
 fn serve_now(store: &Path, dir: &Path) -> anyhow::Result<Serving> {
     check(store, dir)?;
     let lower = open_dir(dir)?;
-    let client = Client::start(store)?;
+    let mut client = Client::start(store)?;
     let device = mount::mount_over(dir)?;
     let request = Request::Mount { root: dir.as_os_str().as_bytes().to_vec(), private: false };
-    let served = client.do_it(&request, &[device.as_fd(), lower.as_fd()]);
+    let served = client.hand_over(store, &request, &[device.as_fd(), lower.as_fd()]);
     // From here on nobody but the daemon holds the device: when it dies, so does the mount, and nobody waits.
     drop(device);
     if let Err(error) = served {
@@ -187,7 +187,7 @@ fn privately(store: &Path, dir: PathBuf, command: &[OsString]) -> anyhow::Result
     let shown_at = dir.clone();
     check(store, &dir)?;
     let lower = open_dir(&dir)?;
-    let client = Client::start(store)?;
+    let mut client = Client::start(store)?;
     let cwd = std::env::current_dir()?;
     let view = enter::View {
         mountpoint: dir.clone(),
@@ -200,9 +200,11 @@ fn privately(store: &Path, dir: PathBuf, command: &[OsString]) -> anyhow::Result
     let mut command = Command::new(program);
     command.args(args);
     let root = dir.as_os_str().as_bytes().to_vec();
+    let store_dir = store.to_owned();
     let welcome = std::thread::spawn(move || -> anyhow::Result<()> {
         let device = door.receive(ENTER_TIMEOUT)?;
-        client.do_it(&Request::Mount { root: root.clone(), private: true }, &[device.as_fd(), lower.as_fd()])?;
+        let request = Request::Mount { root: root.clone(), private: true };
+        client.hand_over(&store_dir, &request, &[device.as_fd(), lower.as_fd()])?;
         drop(device);
         let top = door.entered()?;
         let dev = std::fs::File::from(top).metadata()?.dev();
@@ -271,11 +273,8 @@ pub fn unmount(args: &UnmountArgs) -> anyhow::Result<String> {
 /// Waits until the daemon has noticed that a mount has gone.
 fn settle(store: &Path, dir: &Path) -> anyhow::Result<()> {
     let began = Instant::now();
-    while let Some(client) = Client::running(store)? {
-        let dir = dir.to_string_lossy();
-        if !mounts_of(&client)?.mounts.iter().any(|mount| mount.dir == dir) || began.elapsed() > NOTICE_TIMEOUT {
-            break;
-        }
+    let dir = dir.to_string_lossy();
+    while served(store)?.iter().any(|mount| mount.dir == dir) && began.elapsed() <= NOTICE_TIMEOUT {
         std::thread::sleep(NOTICE_POLL);
     }
     Ok(())
@@ -325,12 +324,10 @@ fn materialize_one(path: &Path) -> anyhow::Result<u64> {
 fn make_real(path: &Path) -> anyhow::Result<u64> {
     let store_dir = store_for(path)?;
     let below = |root: &Path| path.strip_prefix(root).ok().map(|path| path.as_os_str().as_bytes().to_vec());
-    if let Some(client) = Client::running(&store_dir)? {
-        for mounted in mounts_of(&client)?.mounts {
-            if let Some(path) = below(Path::new(&mounted.dir)) {
-                let request = Request::Materialize { root: mounted.dir.into_bytes(), path };
-                return client.do_it(&request, &[]);
-            }
+    for mounted in served(&store_dir)? {
+        if let Some(path) = below(Path::new(&mounted.dir)) {
+            let request = Request::Materialize { root: mounted.dir.into_bytes(), path };
+            return Client::connect(&store_dir)?.do_it(&request, &[]);
         }
     }
     if let Some(dead) = mounts()?.into_iter().find(|mounted| path.starts_with(&mounted.dir) && is_dead(&mounted.dir)) {
@@ -353,10 +350,7 @@ fn make_real(path: &Path) -> anyhow::Result<u64> {
 /// What is mounted, and what was.
 pub fn status(json: bool) -> anyhow::Result<String> {
     let store = store_for(&std::env::current_dir()?)?;
-    let mounted = match Client::running(&store)? {
-        Some(client) => mounts_of(&client)?.mounts,
-        None => Vec::new(),
-    };
+    let mounted = served(&store)?;
     let (dead, others): (Vec<_>, Vec<_>) = mounts()?
         .into_iter()
         .filter(|there| !mounted.iter().any(|mounted| mounted.dev == there.dev))
@@ -427,13 +421,14 @@ pub fn revive(path: &Path) -> anyhow::Result<()> {
 pub fn find(store: &Path, workspace: &Path) -> anyhow::Result<Option<Mount>> {
     let Ok(data) = std::fs::metadata(workspace) else { return Ok(None) };
     let Some(client) = Client::running(store)? else { return Ok(None) };
-    match client.ask(&Request::Find { dev: data.dev() }, &[])? {
-        (Reply::Found { root }, descriptors) => {
+    match client.ask(&Request::Find { dev: data.dev() }, &[]) {
+        Ok((Reply::Found { root }, descriptors)) => {
             let lower = descriptors.into_iter().next().context("the daemon sent no directory")?;
             let root = crate::engine::tree::os(&root).to_owned();
             // Seen at another path, through a bind mount, it is a tree like any other: paths do not tell what lies in it.
             Ok(workspace.starts_with(&root).then_some(Mount { root, lower }))
         }
+        Err(error) if !error.is::<Ended>() => Err(error),
         _ => Ok(None),
     }
 }
@@ -446,9 +441,18 @@ fn mounts_of(client: &Client) -> anyhow::Result<Status> {
     }
 }
 
+/// What a daemon serves; none serves nothing, nor does one that is about to end.
+fn served(store: &Path) -> anyhow::Result<Vec<MountStatus>> {
+    Ok(daemon_status(store)?.map(|status| status.mounts).unwrap_or_default())
+}
+
 /// `wink daemon status`.
 pub fn daemon_status(store: &Path) -> anyhow::Result<Option<Status>> {
-    Client::running(store)?.map(|client| mounts_of(&client)).transpose()
+    let Some(client) = Client::running(store)? else { return Ok(None) };
+    match mounts_of(&client) {
+        Err(error) if error.is::<Ended>() => Ok(None),
+        status => status.map(Some),
+    }
 }
 
 /// The store of the workspace that a path lies in.

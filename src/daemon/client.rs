@@ -23,6 +23,21 @@ const START_AGAIN: Duration = Duration::from_millis(500);
 /// How often it is looked for.
 const START_POLL: Duration = Duration::from_millis(5);
 
+/// How often something is handed to a daemon that ends just then before giving up.
+const HAND_OVER_TRIES: usize = 3;
+
+/// The daemon ended instead of answering.
+#[derive(Debug)]
+pub struct Ended;
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("the daemon has ended")
+    }
+}
+
+impl std::error::Error for Ended {}
+
 /// A connection to the daemon of one store.
 pub struct Client {
     peer: Peer,
@@ -78,24 +93,46 @@ impl Client {
         bail!("the daemon does not answer; {} may tell why", log.display())
     }
 
-    /// Asks, and waits for the answer and the descriptors that come with it.
+    /// Asks, and waits for the answer and the descriptors that come with it. The error is [`Ended`] if there is nobody to answer any more.
     pub fn ask(&self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> anyhow::Result<(Reply, Vec<OwnedFd>)> {
         let bytes = serde_json::to_vec(request)?;
         self.peer.send(&bytes, descriptors).context("cannot reach the daemon")?;
         let answer = self.peer.receive(Some(ANSWER_TIMEOUT)).context("the daemon does not answer")?;
-        let (bytes, descriptors) = answer.context("the daemon has ended")?;
-        let reply =
-            serde_json::from_slice(&bytes).context("the daemon is of another version; run `wink daemon stop`")?;
-        Ok((reply, descriptors))
+        let (bytes, descriptors) = answer.ok_or(Ended)?;
+        match serde_json::from_slice(&bytes).context("the daemon is of another version; run `wink daemon stop`")? {
+            Reply::Ending => Err(Ended.into()),
+            reply => Ok((reply, descriptors)),
+        }
+    }
+
+    /// Has the daemon take on something new. If it ends just then, another one is started for it, which this client then speaks to.
+    pub fn hand_over(
+        &mut self,
+        store: &Path,
+        request: &Request,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> anyhow::Result<u64> {
+        for _ in 1..HAND_OVER_TRIES {
+            match self.ask(request, descriptors) {
+                Ok((reply, _)) => return done(reply),
+                Err(error) if error.is::<Ended>() => *self = Client::start(store)?,
+                Err(error) => return Err(error),
+            }
+        }
+        self.do_it(request, descriptors)
     }
 
     /// As [`Client::ask`], for what is done or fails.
     pub fn do_it(&self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> anyhow::Result<u64> {
-        match self.ask(request, descriptors)?.0 {
-            Reply::Done(count) => Ok(count),
-            Reply::Failed(reason) => bail!("{reason}"),
-            _ => bail!("the daemon answered something else; run `wink daemon stop`"),
-        }
+        done(self.ask(request, descriptors)?.0)
+    }
+}
+
+fn done(reply: Reply) -> anyhow::Result<u64> {
+    match reply {
+        Reply::Done(count) => Ok(count),
+        Reply::Failed(reason) => bail!("{reason}"),
+        _ => bail!("the daemon answered something else; run `wink daemon stop`"),
     }
 }
 

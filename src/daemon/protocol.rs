@@ -90,6 +90,8 @@ pub enum Reply {
     Done(u64),
     /// It could not be done, for this reason.
     Failed(String),
+    /// The daemon is about to end and takes nothing on; another one has to be started.
+    Ending,
 }
 
 /// A daemon's state.

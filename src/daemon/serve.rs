@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -40,6 +41,8 @@ const STRAY_POLL: Duration = Duration::from_millis(10);
 struct Daemon {
     store: Arc<Store>,
     mounts: Mutex<BTreeMap<PathBuf, Arc<Served>>>,
+    /// Set, under the lock of `mounts`, when it has been decided to end: from then on nothing new is taken on.
+    ending: AtomicBool,
     began: Instant,
     /// When it last had something to do, and whether anything was attached since the last sync.
     busy: Mutex<(Instant, bool)>,
@@ -59,6 +62,7 @@ pub fn run(dir: &Path) -> anyhow::Result<()> {
     let daemon = Arc::new(Daemon {
         store,
         mounts: Mutex::default(),
+        ending: AtomicBool::new(false),
         began: Instant::now(),
         busy: Mutex::new((Instant::now(), false)),
     });
@@ -98,6 +102,7 @@ impl Daemon {
             let idle = self.busy.lock().0.elapsed() > IDLE;
             let mounts = self.mounts.lock();
             if idle && mounts.is_empty() {
+                self.ending.store(true, Ordering::SeqCst);
                 end(socket);
             }
         }
@@ -113,6 +118,10 @@ impl Daemon {
                 Err(_) => Err(anyhow::anyhow!("the daemon is of another version; run `wink daemon stop`")),
             };
             let is_done = answer.is_ok();
+            if stop && is_done {
+                // Before it is said: who is told that it has stopped must not find it again.
+                let _ = std::fs::remove_file(self.store.dir().join(SOCKET));
+            }
             let reply = answer.unwrap_or_else(|error| Reply::Failed(format!("{error:#}")));
             let Ok(bytes) = serde_json::to_vec(&reply) else { return };
             let lower = handed.iter().map(|served: &Arc<Served>| served.mount().lower.as_fd()).collect::<Vec<_>>();
@@ -131,6 +140,9 @@ impl Daemon {
         descriptors: Vec<std::os::fd::OwnedFd>,
         handed: &mut Vec<Arc<Served>>,
     ) -> anyhow::Result<Reply> {
+        if self.ending.load(Ordering::SeqCst) {
+            return Ok(Reply::Ending);
+        }
         Ok(match request {
             Request::Status => Reply::Status(self.status()),
             Request::Mount { root, private } => {
@@ -138,8 +150,10 @@ impl Daemon {
                     bail!("a mount needs its device and the directory beneath");
                 };
                 let root = os(&root).to_owned();
-                self.mount(Mount { root: root.clone(), lower }, device, private)?;
-                Reply::Done(0)
+                match self.mount(Mount { root, lower }, device, private)? {
+                    true => Reply::Done(0),
+                    false => Reply::Ending,
+                }
             }
             Request::Mounted { root, dev } => {
                 self.mounted(&root)?.mounted(dev);
@@ -166,6 +180,7 @@ impl Daemon {
                 if let Some(dir) = mounts.keys().next() {
                     bail!("{} is mounted; unmount it first: `wink unmount {0}`", dir.display());
                 }
+                self.ending.store(true, Ordering::SeqCst);
                 Reply::Done(0)
             }
         })
@@ -201,7 +216,8 @@ impl Daemon {
         served.with_context(|| format!("{} is not mounted", root.display()))
     }
 
-    fn mount(self: &Arc<Self>, mount: Mount, device: std::os::fd::OwnedFd, private: bool) -> anyhow::Result<()> {
+    /// Serves a mount; `false` if the daemon is about to end instead.
+    fn mount(self: &Arc<Self>, mount: Mount, device: std::os::fd::OwnedFd, private: bool) -> anyhow::Result<bool> {
         let root = mount.root.clone();
         let asked = Instant::now();
         let mut mounts = self.mounts.lock();
@@ -213,6 +229,9 @@ impl Daemon {
             drop(mounts);
             std::thread::sleep(STRAY_POLL);
             mounts = self.mounts.lock();
+        }
+        if self.ending.load(Ordering::SeqCst) {
+            return Ok(false);
         }
         let (served, serving) = Served::start(&self.store, mount, device, private)?;
         mounts.insert(root.clone(), served.clone());
@@ -236,7 +255,7 @@ impl Daemon {
             daemon.mounts.lock().remove(&root);
             daemon.busy.lock().0 = Instant::now();
         });
-        Ok(())
+        Ok(true)
     }
 }
 

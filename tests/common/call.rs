@@ -89,9 +89,13 @@ impl<'w> Call<'w> {
 
     /// `wink` with exactly these arguments.
     pub fn wink(self, args: &[&str]) -> Run {
+        self.start_wink(args).finish()
+    }
+
+    pub fn start_wink(self, args: &[&str]) -> Running {
         let mut all = vec![self.program.clone().into_os_string()];
         all.extend(args.iter().map(OsString::from));
-        self.spawn(all, PathBuf::new()).finish()
+        self.spawn(all, PathBuf::new())
     }
 
     /// The command itself.
