@@ -36,6 +36,8 @@ pub struct Cli {
 pub enum Command {
     /// Run a command, or bring back what it left if its inputs are unchanged
     Run(Box<RunArgs>),
+    /// Say whether a command would be a hit or a miss, and why; run and change nothing
+    Explain(Box<ExplainArgs>),
     /// Show the inputs and outputs of a record
     Trace(TraceArgs),
     /// Serve a working tree through wink: what hits restore appears in it without being copied
@@ -122,6 +124,26 @@ pub struct RunArgs {
     /// Print nothing of wink's own
     #[arg(long)]
     pub quiet: bool,
+    /// What is to run.
+    #[command(flatten)]
+    pub task: TaskArgs,
+}
+
+/// `wink explain`.
+#[derive(Clone, Debug, Default, Args)]
+#[command(override_usage = "wink explain [OPTIONS] -- COMMAND…")]
+pub struct ExplainArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// What would run.
+    #[command(flatten)]
+    pub task: TaskArgs,
+}
+
+/// A command, and the flags that decide which task it is.
+#[derive(Clone, Debug, Default, Args)]
+pub struct TaskArgs {
     /// Run the command in DIR
     #[arg(long, value_name = "DIR")]
     pub cwd: Option<PathBuf>,
@@ -255,7 +277,9 @@ impl RunArgs {
         let remote = self.cache.is_some_and(|policy| policy.remote != Access::default());
         remote.then_some("no remote cache is configured: remote in --cache has no effect")
     }
+}
 
+impl TaskArgs {
     /// Refuses what the command line knows and this version cannot do: doing something else silently would be worse.
     pub fn refuse_unbuilt(&self) -> anyhow::Result<()> {
         match self.detect {
@@ -306,8 +330,13 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, Refusal> 
         }
     })?;
     match &cli.command {
-        Command::Run(args) if args.command.is_empty() => Err(Refusal {
+        Command::Run(args) if args.task.command.is_empty() => Err(Refusal {
             text: "wink: no command to run\n\nWrite it after two dashes, for example: wink run -- make all\n"
+                .to_owned(),
+            exit_code: usage,
+        }),
+        Command::Explain(args) if args.task.command.is_empty() => Err(Refusal {
+            text: "wink: no command to explain\n\nWrite it after two dashes, for example: wink explain -- make all\n"
                 .to_owned(),
             exit_code: usage,
         }),
@@ -328,7 +357,7 @@ mod tests {
     }
 
     fn words(args: &RunArgs) -> Vec<&str> {
-        args.command.iter().map(|word| word.to_str().unwrap()).collect()
+        args.task.command.iter().map(|word| word.to_str().unwrap()).collect()
     }
 
     #[test]
@@ -351,7 +380,7 @@ mod tests {
         let args = run(&["--env", "CC", "make", "--force", "-j2", "--", "x"]).unwrap();
         assert_eq!(words(&args), ["make", "--force", "-j2", "--", "x"]);
         assert!(!args.force);
-        assert_eq!(args.env, ["CC"]);
+        assert_eq!(args.task.env, ["CC"]);
     }
 
     #[test]
@@ -361,7 +390,9 @@ mod tests {
             assert_eq!(refusal.exit_code, EXIT_OWN_FAILURE, "{line:?}");
             assert!(refusal.text.starts_with("wink: "), "{}", refusal.text);
         }
-        for line in [&["wink", "trace", "--bogus"][..], &["wink", "bogus"], &["wink"], &["wink", "cache"]] {
+        for line in
+            [&["wink", "trace", "--bogus"][..], &["wink", "bogus"], &["wink"], &["wink", "cache"], &["wink", "explain"]]
+        {
             assert_eq!(parse(line.iter().map(OsString::from)).unwrap_err().exit_code, EXIT_USAGE, "{line:?}");
         }
         assert_eq!(run(&["--help"]).unwrap_err().exit_code, 0);
@@ -392,6 +423,6 @@ mod tests {
         assert!(run(&["--no-cache", "--cache=local:r", "--", "x"]).is_err());
         assert!(run(&["--cache=local:rw,remote:r", "--", "x"]).unwrap().notice().is_some());
         assert!(run(&["--cache=local:rw", "--", "x"]).unwrap().notice().is_none());
-        assert!(run(&["--detect", "glob", "x"]).unwrap().refuse_unbuilt().is_err());
+        assert!(run(&["--detect", "glob", "x"]).unwrap().task.refuse_unbuilt().is_err());
     }
 }

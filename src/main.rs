@@ -19,6 +19,7 @@ mod workspace;
 /// The subcommands, one file each.
 mod command {
     pub mod daemon;
+    pub mod explain;
     pub mod mount;
     pub mod run;
     pub mod trace;
@@ -55,7 +56,7 @@ fn run(args: RunArgs) -> i32 {
         complain(notice);
     }
     let json = args.json.clone();
-    match args.refuse_unbuilt().and_then(|()| command::run::run(args)) {
+    match args.task.refuse_unbuilt().and_then(|()| command::run::run(args)) {
         Ok(code) => code,
         Err(error) => {
             // An error is said even with --quiet: nothing else explains the exit code.
@@ -87,6 +88,7 @@ fn revive() -> anyhow::Result<()> {
 /// What a subcommand that only prints has to say.
 fn answer(command: Command) -> anyhow::Result<String> {
     match command {
+        Command::Explain(args) => command::explain::run(&args),
         Command::Trace(args) => command::trace::run(&args),
         Command::Cache(CacheCommand::Dir { json }) => {
             let config = here()?;

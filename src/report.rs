@@ -223,6 +223,16 @@ pub fn human_ms(ms: u64) -> String {
     }
 }
 
+/// `just now`, `5 min ago`, `3 h ago`, `2 days ago`: how long since something happened.
+pub fn ago(ms: u64) -> String {
+    match ms / 60_000 {
+        0 => "just now".to_owned(),
+        minutes @ 1..60 => format!("{minutes} min ago"),
+        minutes @ 60..2880 => format!("{} h ago", minutes / 60),
+        minutes => format!("{} days ago", thousands(minutes / 1440)),
+    }
+}
+
 /// `1,234,567`.
 pub fn thousands(number: u64) -> String {
     let digits = number.to_string();
@@ -334,6 +344,15 @@ mod tests {
             (3_780_000, "1 h 3 min"),
         ] {
             assert_eq!(human_ms(ms), text);
+        }
+        for (ms, text) in [
+            (59_999, "just now"),
+            (60_000, "1 min ago"),
+            (3_600_000, "1 h ago"),
+            (47 * 3_600_000, "47 h ago"),
+            (48 * 3_600_000, "2 days ago"),
+        ] {
+            assert_eq!(ago(ms), text);
         }
         assert_eq!(thousands(1_234_567), "1,234,567");
         assert_eq!((thousands(0).as_str(), thousands(999).as_str(), thousands(1000).as_str()), ("0", "999", "1,000"));

@@ -31,17 +31,27 @@ pub struct Found {
 }
 
 /// Why one record does not hold.
-struct Miss {
-    reason: String,
-    difference: Option<Difference>,
+pub struct Miss {
+    /// For people.
+    pub reason: String,
+    /// What differs, if it is one path.
+    pub difference: Option<Difference>,
+}
+
+/// One record of a task, and whether it holds now.
+pub struct Judged {
+    /// The record.
+    pub head: RecordHead,
+    /// How many observations it has, or the first thing that keeps it from being used.
+    pub verdict: Result<u64, Miss>,
+    /// Workspaces in which its outputs stood last, by their absolute paths.
+    pub workspaces: Vec<Vec<u8>>,
 }
 
 impl Engine<'_> {
     /// Tries every candidate.
     pub fn lookup(&self, tree: &mut Tree<'_>, standing: &Standing) -> Result<Found, StoreError> {
-        let mut candidates = self.store.candidates(&self.task.keys.task)?;
-        // Records of failures are for those who asked for them.
-        candidates.retain(|head| head.exit_code == 0 || self.task.settings.cache_failures);
+        let candidates = self.candidates()?;
         let mut found = Found { hit: None, difference: None, reason: "first run".to_owned(), damage: None };
         let workspace = self.workspace();
         if candidates.is_empty() {
@@ -69,7 +79,9 @@ impl Engine<'_> {
                     }
                 }
                 Err(error) if error.is_damage() => {
-                    self.store.drop_record(&head.id)?;
+                    if !self.task.only_asked {
+                        self.store.drop_record(&head.id)?;
+                    }
                     found.reason = "a damaged record was dropped".to_owned();
                     found.damage = Some(format!("a damaged record was dropped: {error}"));
                     explained = true;
@@ -81,6 +93,29 @@ impl Engine<'_> {
             found.reason = format!("first run here; compared with another workspace: {}", found.reason);
         }
         Ok(found)
+    }
+
+    /// The records of the task that may be used at all, last used first.
+    fn candidates(&self) -> Result<Vec<RecordHead>, StoreError> {
+        let mut candidates = self.store.candidates(&self.task.keys.task)?;
+        // Records of failures are for those who asked for them.
+        candidates.retain(|head| head.exit_code == 0 || self.task.settings.cache_failures);
+        Ok(candidates)
+    }
+
+    /// Every candidate with its own verdict.
+    pub fn judge_all(&self, tree: &mut Tree<'_>, standing: &Standing) -> Result<Vec<Judged>, StoreError> {
+        let judge = |head: RecordHead| {
+            let verdict = match self.try_record(&head, tree, standing) {
+                Err(error) if error.is_damage() => {
+                    Err(Miss { reason: format!("it is damaged: {error}"), difference: None })
+                }
+                verdict => verdict?,
+            };
+            let workspaces = self.store.standing_in(&head.id)?;
+            Ok(Judged { head, verdict, workspaces })
+        };
+        self.candidates()?.into_iter().map(judge).collect()
     }
 
     /// Why no record has this task key: what it differs in from the key of an earlier run of the command here.
@@ -158,7 +193,10 @@ impl Engine<'_> {
         if let Some((path, recorded, present)) = self.first_difference(&trace, tree, standing) {
             return Ok(Err(self.explain(&path, &recorded, &present)));
         }
-        self.store.ensure_durable(head)?;
+        match self.task.only_asked {
+            true => self.store.is_durable(head)?,
+            false => self.store.ensure_durable(head)?,
+        }
         Ok(Ok(trace.seen.len() as u64))
     }
 

@@ -54,6 +54,8 @@ pub struct Task {
     pub roots: Roots,
     /// The mount that the workspace lies in.
     pub mount: Option<Mount>,
+    /// Somebody asks what would happen: nothing stored may change.
+    pub only_asked: bool,
 }
 
 impl Task {

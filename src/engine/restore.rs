@@ -148,10 +148,13 @@ impl Engine<'_> {
             };
             if !sound {
                 // Says which kind of damage it is, if it is any.
-                self.store
-                    .open_blob_sized(digest, *size)
-                    .and_then(|_| self.store.verify_blob(digest))
-                    .inspect_err(|_| drop(self.store.quarantine(digest)))?;
+                self.store.open_blob_sized(digest, *size).and_then(|_| self.store.verify_blob(digest)).inspect_err(
+                    |_| {
+                        if !self.task.only_asked {
+                            drop(self.store.quarantine(digest));
+                        }
+                    },
+                )?;
             }
         }
         Ok(())

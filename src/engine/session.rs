@@ -83,13 +83,10 @@ impl Engine<'_> {
         std::fs::create_dir(&mountpoint).context("cannot make a mount point in the cache")?;
         std::fs::create_dir(&files).context("cannot make a staging directory in the cache")?;
         let scratch = scratch(self.task, self.store.dir());
-        let descriptors = wink_platform::unix::raise_descriptor_limit();
-        if descriptors < DESCRIPTORS_SPARED {
-            // The command would meet the limit of the view, and fail where it would not without.
-            return Ok(Outcome::NoView(format!(
-                "a view needs {DESCRIPTORS_SPARED} open files, {descriptors} are allowed"
-            )));
+        if let Some(reason) = too_few_descriptors() {
+            return Ok(Outcome::NoView(reason));
         }
+        let descriptors = wink_platform::unix::raise_descriptor_limit();
         let (top, zones, scope) = match self.task.settings.scope {
             Scope::System => (PathBuf::from("/"), zones(self.task, &scratch), self.system_scope(&scratch)),
             Scope::Workspace => {
@@ -184,6 +181,13 @@ impl Engine<'_> {
         }
         enter::Scope::System { bind, from_view }
     }
+}
+
+/// Why there can be no view: the command would meet its limit of open files, and fail where it would not without.
+pub fn too_few_descriptors() -> Option<String> {
+    let descriptors = wink_platform::unix::raise_descriptor_limit();
+    (descriptors < DESCRIPTORS_SPARED)
+        .then(|| format!("a view needs {DESCRIPTORS_SPARED} open files, {descriptors} are allowed"))
 }
 
 /// The name in the top of the view at which a workspace is to be shown, if it is directly there; deeper ones must exist.

@@ -25,8 +25,7 @@ impl Store {
     /// before. Otherwise all of them are hashed once. If one is missing or damaged, it is quarantined, the record is retired
     /// (unusable, but what it left in workspaces stays known), and the damage is returned: a miss.
     pub fn ensure_durable(&self, head: &RecordHead) -> Result<(), StoreError> {
-        let (boot, durable) = self.written_under(&head.id)?.ok_or_else(|| gone(&head.id))?;
-        if durable || self.boot.as_ref() == Some(&boot) {
+        if self.is_proven(head)? {
             return Ok(());
         }
         match self.check_blobs(head) {
@@ -44,6 +43,16 @@ impl Store {
         self.change(|change| {
             change.prepare_cached("UPDATE records SET durable = 1 WHERE id = ?1")?.execute([&head.id.0.0[..]]).map(drop)
         })
+    }
+
+    /// The same question, for somebody who only asks: nothing is moved, retired or remembered.
+    pub fn is_durable(&self, head: &RecordHead) -> Result<(), StoreError> {
+        if self.is_proven(head)? { Ok(()) } else { self.check_blobs(head) }
+    }
+
+    fn is_proven(&self, head: &RecordHead) -> Result<bool, StoreError> {
+        let (boot, durable) = self.written_under(&head.id)?.ok_or_else(|| gone(&head.id))?;
+        Ok(durable || self.boot.as_ref() == Some(&boot))
     }
 
     fn check_blobs(&self, head: &RecordHead) -> Result<(), StoreError> {

@@ -4,15 +4,18 @@ use std::ffi::{CStr, OsStr};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::enter_error::{EnterError, Stage};
+use super::enter::{self, EnterError, Scope, Stage, View};
 
 /// Room for one entry of the user database; directory services have long ones.
 const PASSWD_BYTES: usize = 16 * 1024;
+/// How long mounting may take; it takes about a millisecond.
+const TRY_TIMEOUT: Duration = Duration::from_secs(20);
 /// The bit of `CAP_SYS_ADMIN` in `/proc/self/status`.
 const CAP_SYS_ADMIN: u32 = 21;
 
@@ -81,6 +84,39 @@ pub fn namespaces_available() -> Result<(), String> {
     }
 }
 
+/// Whether a FUSE file system can be mounted over `dir` (any directory that exists) in namespaces of one's own, or which step of it
+/// failed. Tried out in a short-lived child; nobody else ever sees the mount.
+pub fn view_available(dir: &Path) -> Result<(), EnterError> {
+    let failed = |error: io::Error| EnterError::Socket(error.raw_os_error().unwrap_or(libc::EINVAL));
+    let view = View {
+        mountpoint: dir.to_owned(),
+        scope: Scope::Workspace(dir.to_owned()),
+        cwd: PathBuf::from("/"),
+        options: String::new(),
+    };
+    let (inside, door) = enter::prepare(&view).map_err(failed)?;
+    // SAFETY: the child makes raw system calls only, and exits without running anything of this process.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        // SAFETY: between `fork` and exit, in a process with one thread, once.
+        unsafe {
+            let _ = inside.enter();
+            libc::_exit(0)
+        }
+    }
+    if pid < 0 {
+        return Err(failed(io::Error::last_os_error()));
+    }
+    drop(inside);
+    // Nobody serves it: as soon as the device is closed, whatever the child still asks fails.
+    let received = door.receive(TRY_TIMEOUT).map(drop);
+    drop(door);
+    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+        while matches!(rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()), Err(Errno::INTR)) {}
+    }
+    received
+}
+
 fn failure(stage: Stage, errno: i32) -> String {
     EnterError::Failed { stage, errno, path: None }.to_string()
 }
@@ -134,5 +170,9 @@ mod tests {
         assert!(home_dir_from_passwd(0).is_some_and(|home| home.is_absolute()));
         assert_eq!(home_dir_from_passwd(4_000_000_001), None);
         assert!(caps().kernel.contains('.'));
+        let dir = tempfile::tempdir().unwrap();
+        let possible = caps().fuse_device.is_ok() && caps().namespaces.is_ok();
+        assert!(!possible || view_available(dir.path()).is_ok(), "{:?}", view_available(dir.path()));
+        assert!(std::fs::read_dir(dir.path()).unwrap().next().is_none(), "nothing is mounted here");
     }
 }

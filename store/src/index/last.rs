@@ -44,6 +44,17 @@ impl Store {
         self.last_by(sql, params![workspace])
     }
 
+    /// The workspaces in which a record's outputs stand, latest first.
+    pub fn standing_in(&self, record: &RecordId) -> Result<Vec<Vec<u8>>, StoreError> {
+        let index = self.index();
+        let found = index
+            .prepare_cached("SELECT workspace FROM last WHERE record_id = ?1 ORDER BY at_ms DESC, workspace")
+            .and_then(|mut query| {
+                query.query_map([&record.0.0[..]], |row| row.get::<_, Vec<u8>>(0))?.collect::<Result<Vec<_>, _>>()
+            });
+        found.map_err(|error| self.index_error(error))
+    }
+
     fn last_by(&self, sql: &str, params: impl Params) -> Result<Option<RecordId>, StoreError> {
         let index = self.index();
         let found = index.prepare_cached(sql).and_then(|mut query| {
