@@ -47,3 +47,28 @@ fn a_file_rewritten_by_another_task_makes_nobody_start_over() {
     assert!(!again.out().contains("slow"), "what stood was thrown away: {again:?}");
     assert_eq!((world.text("target/out"), world.text("target/lint")), ("2\n".to_owned(), "1\n".to_owned()));
 }
+
+/// Two tasks that fill one directory run in turn: once each has seen the other's files, nothing runs without an edit.
+#[test]
+fn tasks_that_share_a_directory_hit_in_turn() {
+    let world = World::new("shared-turns");
+    world.write("in", "1\n");
+    let build = world.counted("mkdir -p target/deps && cat in > target/deps/build && cp in target/build");
+    let build = strs(&build);
+    let lint = sh("mkdir -p target/deps && cat in > target/deps/lint");
+    for version in ["1\n", "2\n"] {
+        world.write("in", version);
+        for _ in 0..2 {
+            world.run(&build).exits(0);
+            world.run(&lint).exits(0);
+        }
+        let ran = world.count();
+        world.run(&build).hit();
+        world.run(&lint).hit();
+        world.run(&build).hit();
+        assert_eq!(world.count(), ran);
+        for file in ["deps/build", "deps/lint", "build"] {
+            assert_eq!(world.text(format!("target/{file}")), version, "{file}");
+        }
+    }
+}

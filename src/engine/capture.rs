@@ -41,7 +41,7 @@ pub struct Carried {
     pub outputs: BTreeMap<Vec<u8>, Output>,
     /// Absolute paths of inputs that it removed.
     pub consumed: HashSet<Vec<u8>>,
-    /// Absolute paths of those that another task had rewritten.
+    /// Absolute paths of those that another task had rewritten, and of directories that others share: inputs from now on.
     pub lent: Vec<Vec<u8>>,
 }
 

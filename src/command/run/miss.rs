@@ -352,6 +352,18 @@ fn shown(engine: &Engine<'_>, standing: &Standing, tree: &mut Tree<'_>) -> anyho
         carried.outputs.remove(&path);
         carried.lent.push(join(engine.workspace(), &path));
     }
+    // A directory in which somebody else's files lie too is not this task's alone any more. As an own output it would be recorded as absent,
+    // which it is not here from now on, and the record would never hold.
+    let shared: Vec<Vec<u8>> = carried
+        .outputs
+        .iter()
+        .filter(|(path, output)| matches!(output, Output::Dir { .. }) && !standing.outputs.contains_key(*path))
+        .map(|(path, _)| path.clone())
+        .collect();
+    for path in shared {
+        carried.outputs.remove(&path);
+        carried.lent.push(join(engine.workspace(), &path));
+    }
     let mut hidden = Standing::default();
     for (path, output) in &standing.outputs {
         if !carried.outputs.contains_key(path) {
