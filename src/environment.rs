@@ -87,6 +87,77 @@ pub const VOLATILE: &[Group] = &[
     },
 ];
 
+/// Variables whose values are kept in plain text in the cache, so that a miss can say what changed. No secret belongs into one of these;
+/// of every other variable only the digest is kept.
+pub const TOLD: &[&str] = &[
+    "PATH",
+    "NODE_ENV",
+    "BABEL_ENV",
+    "CI",
+    "DEBUG",
+    "VERBOSE",
+    "V",
+    "NO_COLOR",
+    "FORCE_COLOR",
+    "CLICOLOR",
+    "CLICOLOR_FORCE",
+    "LANG",
+    "LANGUAGE",
+    "LC_*",
+    "TZ",
+    "SOURCE_DATE_EPOCH",
+    "USER",
+    "LOGNAME",
+    "HOME",
+    "HOSTNAME",
+    "SHELL",
+    "EDITOR",
+    "TMPDIR",
+    "CC",
+    "CXX",
+    "AR",
+    "LD",
+    "CFLAGS",
+    "CXXFLAGS",
+    "CPPFLAGS",
+    "LDFLAGS",
+    "MAKEFLAGS",
+    "MAKELEVEL",
+    "RUSTFLAGS",
+    "RUST_BACKTRACE",
+    "RUST_LOG",
+    "RUSTUP_TOOLCHAIN",
+    "CARGO_INCREMENTAL",
+    "CARGO_TERM_COLOR",
+    "GOOS",
+    "GOARCH",
+    "GOFLAGS",
+    "CGO_ENABLED",
+    "JAVA_HOME",
+    "PYTHONHASHSEED",
+    "PYTHONDONTWRITEBYTECODE",
+    "VIRTUAL_ENV",
+    "INIT_CWD",
+    "npm_command",
+    "npm_lifecycle_event",
+    "npm_package_name",
+    "npm_package_version",
+    "npm_config_user_agent",
+    "npm_execpath",
+    "npm_node_execpath",
+    "GITHUB_ACTIONS",
+    "GITHUB_EVENT_NAME",
+    "GITHUB_JOB",
+    "GITHUB_REF",
+    "GITHUB_REPOSITORY",
+    "GITHUB_RUN_ATTEMPT",
+    "GITHUB_RUN_ID",
+    "GITHUB_RUN_NUMBER",
+    "GITHUB_SHA",
+    "GITHUB_WORKFLOW",
+    "RUNNER_OS",
+];
+
 /// What reaches the command with `env.mode = "strict"`, besides what is named.
 pub const STRICT_BASE: &[&str] =
     &["HOME", "USER", "LOGNAME", "PATH", "SHELL", "LANG", "LANGUAGE", "LC_*", "TZ", "TMPDIR", "TERM", "PWD"];
@@ -129,6 +200,11 @@ pub fn divide(variables: impl IntoIterator<Item = (OsString, OsString)>, setting
 /// Whether a variable is on the published list.
 pub fn is_volatile(name: &OsStr) -> bool {
     VOLATILE.iter().any(|group| is_any(name, group.names))
+}
+
+/// Whether the value of a variable may be kept in plain text.
+pub fn is_told(name: &OsStr) -> bool {
+    is_any(name, TOLD)
 }
 
 fn is_any<P: AsRef<str>>(name: &OsStr, patterns: &[P]) -> bool {
@@ -213,6 +289,14 @@ mod tests {
     }
 
     #[test]
+    fn no_secret_is_told() {
+        for name in ["NPM_TOKEN", "GITHUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "DATABASE_URL", "PGPASSWORD", "LC"] {
+            assert!(!is_told(OsStr::new(name)), "{name}");
+        }
+        assert!(is_told(OsStr::new("LC_ALL")) && is_told(OsStr::new("NODE_ENV")));
+    }
+
+    #[test]
     fn the_page_lists_what_the_code_does() {
         let page = include_str!("../docs/ENVIRONMENT.md");
         let section = |title: &str| {
@@ -229,6 +313,8 @@ mod tests {
             })
             .collect();
         assert_eq!(listed, wanted);
+        let told: Vec<String> = TOLD.iter().map(|name| format!("`{name}`")).collect();
+        assert!(section("Values that are kept").contains(&told.join(" ")), "{}", told.join(" "));
         let base: Vec<String> = STRICT_BASE.iter().map(|name| format!("`{name}`")).collect();
         assert!(section("Strict mode").contains(&base.join(" ")), "{}", base.join(" "));
     }

@@ -1,11 +1,13 @@
 //! The keys of a task: what is known before it runs.
 //!
 //! Each part is hashed alone, then all of them in a fixed order; every item is preceded by its length, so that no two inputs have
-//! the same encoding. [`KeyParts`] keeps the digests of the parts, never the values (an environment holds secrets): two of them
-//! tell which variable or argument differs.
+//! the same encoding. [`KeyParts`] keeps the digests of the parts (an environment holds secrets) and the values of a few variables that
+//! never do: two of them tell which variable or argument differs (`difference.rs`).
 //!
 //! Whether stdout and stderr are terminals changes how output looks, so it is in the task key; it is not in the own key, because
 //! what a command leaves in the workspace belongs to it either way.
+
+mod difference;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -14,7 +16,10 @@ use serde::{Deserialize, Serialize};
 use wink_store::{Digest, OwnKey, TaskKey};
 
 use crate::config::{Own, Scope};
+use crate::environment::is_told;
 use crate::roots::Roots;
+
+pub use difference::PartDifference;
 
 /// Version of the encoding and of what a record means. A new one makes every older record unreachable.
 pub const KEY_VERSION: u32 = 1;
@@ -90,7 +95,13 @@ pub struct KeyParts {
     pub own: Option<String>,
     /// Whether stdout and stderr are terminals.
     pub terminals: (bool, bool),
+    /// Values of variables on the list [`crate::environment::TOLD`], as they are. They explain; the key is made of the digests.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub values: BTreeMap<String, String>,
 }
+
+/// The longest value that is kept: a long `PATH`.
+const VALUE_BYTES_MAX: usize = 4096;
 
 /// The keys of one task.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,11 +128,16 @@ impl Keys {
 
         let mut variables: Vec<&(OsString, OsString)> = input.environment.iter().collect();
         variables.sort_by(|one, other| one.0.cmp(&other.0));
-        let mut environment = BTreeMap::new();
+        let (mut environment, mut values) = (BTreeMap::new(), BTreeMap::new());
         hash.number("environment", variables.len() as u64);
         for (name, value) in variables {
             hash.item("name", name.as_encoded_bytes());
             let digest = hash.item("value", &symbolic(value));
+            if let (true, Some(name), Some(value)) = (is_told(name), name.to_str(), value.to_str())
+                && value.len() <= VALUE_BYTES_MAX
+            {
+                values.insert(name.to_owned(), value.to_owned());
+            }
             environment.insert(name.to_string_lossy().into_owned(), digest);
         }
 
@@ -167,36 +183,9 @@ impl Keys {
             extras,
             own: earlier,
             terminals: (input.stdout_terminal, input.stderr_terminal),
+            values,
         };
         Keys { task, own, parts }
-    }
-}
-
-impl KeyParts {
-    /// The first part that differs from `other`'s, for people.
-    pub fn first_difference(&self, other: &KeyParts) -> Option<String> {
-        if self.version != other.version {
-            return Some("the version of wink".to_owned());
-        }
-        if self.argv != other.argv {
-            return Some("the command line".to_owned());
-        }
-        let names = self.environment.keys().chain(other.environment.keys());
-        let variable = names.filter(|name| self.environment.get(*name) != other.environment.get(*name)).min();
-        if let Some(name) = variable {
-            return Some(format!("the environment variable {name}"));
-        }
-        let rest = [
-            (self.cwd != other.cwd, "the current directory"),
-            (self.stdin != other.stdin, "standard input"),
-            (self.umask != other.umask, "the umask"),
-            (self.platform != other.platform, "the platform or the user's rights"),
-            (self.scope != other.scope, "the scope"),
-            (self.extras != other.extras, "a declared input"),
-            (self.own != other.own, "what becomes of earlier outputs"),
-            (self.terminals != other.terminals, "whether output goes to a terminal"),
-        ];
-        rest.iter().find(|(differs, _)| *differs).map(|(_, what)| (*what).to_owned())
     }
 }
 
@@ -278,7 +267,9 @@ mod tests {
             let environment = pairs(&[("PATH", &format!("{root}/bin:/home/u/bin:/usr/bin")), ("A", "b")]);
             Keys::new(&input(&argv, &environment), &roots(root))
         };
-        assert_eq!(of("/work/a"), of("/elsewhere/deep/b"));
+        let (here, there) = (of("/work/a"), of("/elsewhere/deep/b"));
+        assert_eq!((here.task, here.own), (there.task, there.own));
+        assert!(here.parts.differences(&there.parts).is_empty());
     }
 
     #[test]
@@ -297,16 +288,17 @@ mod tests {
             (KeyInput { umask: 0o77, ..base.clone() }, "umask"),
             (KeyInput { platform: Platform { superuser: true, ..base.platform.clone() }, ..base.clone() }, "rights"),
             (KeyInput { scope: Scope::Workspace, ..base.clone() }, "scope"),
-            (KeyInput { extras: &extras, ..base.clone() }, "declared input"),
+            (KeyInput { extras: &extras, ..base.clone() }, "input"),
         ];
         let mut seen = vec![key(&base)];
         for (variant, named) in &variants {
             let keys = key(variant);
             assert!(seen.iter().all(|other| other.task != keys.task && other.own != keys.own), "{named}");
-            assert!(keys.parts.first_difference(&seen[0].parts).unwrap().contains(named), "{named}");
+            let difference = keys.parts.differences(&seen[0].parts);
+            assert!(difference[0].text.contains(named), "{named}: {}", difference[0].text);
             seen.push(keys);
         }
-        assert_eq!(key(&base).parts.first_difference(&seen[0].parts), None);
+        assert!(key(&base).parts.differences(&seen[0].parts).is_empty());
     }
 
     #[test]
@@ -345,6 +337,10 @@ mod tests {
         let parts = Keys::new(&input(&argv, &environment), &roots("/w/p")).parts;
         let text = serde_json::to_string(&parts).unwrap();
         assert!(text.contains("TOKEN") && !text.contains("hunter2"));
+        // An index that an older version wrote knows no values.
+        let mut older = serde_json::to_value(&parts).unwrap();
+        older.as_object_mut().unwrap().remove("values");
+        assert!(parts.differences(&serde_json::from_value(older).unwrap()).is_empty());
         assert_eq!(serde_json::from_str::<KeyParts>(&text).unwrap(), parts);
     }
 

@@ -300,3 +300,80 @@ fn usage() {
         "not a flag that decides which task it is"
     );
 }
+
+/// After a miss the one line names what changed, not just where.
+#[test]
+fn the_line_names_the_first_difference() {
+    let world = World::new("names");
+    world.write("src/a.ts", "a\n");
+    world.write("src/b.ts", "b\n");
+    let tool = world.script(
+        "tool",
+        "#!/bin/sh\nls src > /dev/null\nls . > /dev/null\ncat src/a.ts lib/foo/package.json 2> /dev/null\ntrue\n",
+    );
+    let command = [tool.to_str().unwrap()];
+    let shaped = |shape: &dyn Fn(Call<'_>) -> Call<'_>| {
+        let run = shape(world.call()).run(&command);
+        run.miss();
+        run
+    };
+    let plain = || world.run(&command);
+    plain().miss();
+
+    world.write("src/new.c", "");
+    let run = plain();
+    assert_eq!(run.reason(), "src: new.c appeared", "{run:?}");
+    let difference = &run.json["first_difference"];
+    assert_eq!(difference["path"], world.ws.join("src").to_str().unwrap());
+    assert!(difference["recorded"].as_str().unwrap().ends_with(", without new.c"), "{difference}");
+    assert!(difference["present"].as_str().unwrap().ends_with(", with new.c"), "{difference}");
+    assert!(run.err().contains("(src: new.c appeared)"), "{run:?}");
+    world.remove("src/b.ts");
+    assert_eq!(plain().reason(), "src: b.ts is gone");
+    world.write("top", "");
+    assert_eq!(plain().reason(), "the workspace: top appeared");
+    world.write("src/a.ts", "edited\n");
+    assert_eq!(plain().reason(), "src/a.ts changed");
+    world.write("lib/foo/package.json", "{}");
+    assert_eq!(plain().reason(), "lib appeared");
+    world.remove("lib/foo/package.json");
+    assert_eq!(plain().reason(), "lib/foo/package.json is gone");
+    world.write("lib/foo/package.json", "{ }");
+    assert_eq!(plain().reason(), "lib/foo/package.json appeared");
+    world.script("tool", "#!/bin/sh\ncat src/a.ts\n");
+    assert_eq!(plain().reason(), "tool changed");
+
+    let with = |pairs: &'static [(&str, &str)]| {
+        shaped(&move |call| pairs.iter().fold(call, |call, (name, value)| call.env(name, value))).reason()
+    };
+    assert_eq!(with(&[("NODE_ENV", "development")]), "NODE_ENV: not set → development");
+    assert_eq!(with(&[("NODE_ENV", "production")]), "NODE_ENV: development → production");
+    assert_eq!(with(&[("NODE_ENV", "production"), ("TOKEN", "hunter2")]), "the environment variable TOKEN appeared");
+    assert_eq!(with(&[("NODE_ENV", "production"), ("TOKEN", "other")]), "the environment variable TOKEN changed");
+    assert_eq!(with(&[("NODE_ENV", "test"), ("TOKEN", "other")]), "NODE_ENV: production → test");
+    assert_eq!(with(&[("LANG", "de_DE.UTF-8"), ("USER", "me")]), "LANG: C.UTF-8 → de_DE.UTF-8, and 1 more");
+    let run = shaped(&|call| call.dir("src").flags(&["--cwd", ".."]).env("PATH", "/opt/tools:/usr/bin:/bin"));
+    assert!(run.reason().starts_with("PATH: "), "{run:?}");
+    let index = fs::read(world.store.join("index.sqlite")).unwrap();
+    let log = fs::read(world.store.join("index.sqlite-wal")).unwrap();
+    assert!(
+        !common::contains(&index, b"hunter2") && !common::contains(&log, b"hunter2"),
+        "no value of a secret is kept"
+    );
+
+    let declared = || world.call().flags(&["--input", "/a.json"]).run(&command);
+    world.write("a.json", "1");
+    assert_eq!(declared().reason(), "the declared input a.json appeared");
+    world.write("a.json", "2");
+    let run = declared();
+    assert_eq!(run.reason(), "the declared input a.json changed");
+    assert_eq!(run.difference(), Some(world.ws.join("a.json")));
+    assert_eq!(
+        world.call().flags(&["--own", "hide"]).run(&command).reason(),
+        "what becomes of earlier outputs: carry → hide"
+    );
+    let echo = ["/bin/echo", "x"];
+    assert_eq!(world.run(&echo).reason(), "first run");
+    assert_eq!(world.call().dir("src").run(&echo).reason(), "the current directory: . → src");
+    assert_eq!(world.run(&["/bin/echo", "y"]).reason(), "first run with this command line");
+}

@@ -92,7 +92,7 @@ fn ignored_files_are_neither_inputs_nor_outputs() {
     world.write("wink.toml", "ignore = [\"*.log\"]\n");
     let other = world.run(&command);
     other.miss();
-    assert_eq!(other.reason(), "a declared input changed", "the list is in the key: {other:?}");
+    assert_eq!(other.reason(), "the setting ignore changed", "the list is in the key: {other:?}");
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn workspace_scope_watches_the_workspace_and_the_program() {
     fs::set_permissions(tool, fs::Permissions::from_mode(0o755)).unwrap();
     let run = world.run(&[tool]);
     run.miss();
-    assert_eq!(run.reason(), "a declared input changed", "the program is in the key: {run:?}");
+    assert_eq!(run.reason(), "the program changed", "the program is in the key: {run:?}");
 }
 
 #[test]

@@ -21,13 +21,13 @@ use wink_store::Digest;
 use wink_store::TreePath;
 use wink_store::{Captured, RecordHead, Stream};
 use wink_store::{Entry, Manifest, Output};
-use wink_store::{Observation, Seen, Trace};
+use wink_store::{Names, Observation, Seen, Trace, listing_digest};
 
 use super::Engine;
 use super::own::{Standing, is_stored};
 use super::places::is_tracked;
 use super::publish::Deed;
-use super::tree::{Tree, digest_of_names, dir_mode, os};
+use super::tree::{Tree, dir_mode, letters, os};
 use crate::config::matches_glob;
 use crate::roots::Bound;
 
@@ -74,6 +74,8 @@ pub struct Yield<'a> {
 pub struct Harvest {
     /// What the command saw.
     pub trace: Trace,
+    /// The names behind its listings.
+    pub listings: Vec<Names>,
     /// What it left.
     pub manifest: Manifest,
     /// See [`wink_store::Record::times`].
@@ -326,7 +328,10 @@ impl Capture<'_, '_> {
                 return Ok(None);
             }
             let mode = attr.map_or(0, |attr| dir_mode(path, &attr, &self.engine.task.roots));
-            return Ok(Some(Seen { fact: Observation::Listing { digest: digest_of_names(seen), mode }, own }));
+            let mut names = letters(seen);
+            let digest = listing_digest(&mut names);
+            self.out.listings.push(names);
+            return Ok(Some(Seen { fact: Observation::Listing { digest, mode }, own }));
         }
         let fact = self.tree.fact(path, false, &self.engine.task.roots, |_| false)?;
         Ok(Some(Seen { fact, own }))
@@ -395,6 +400,9 @@ impl Capture<'_, '_> {
                 .collect(),
             outputs: BTreeMap::new(),
         };
+        // They only explain: without them the earlier listings have no names.
+        let listings = self.engine.store.names(&carried.head.fingerprint).unwrap_or_default();
+        self.out.listings.extend(listings.into_iter().map(|(_, names)| names));
         let earlier: Vec<(TreePath, Seen)> =
             carried.trace.seen.into_iter().filter(|(path, _)| !self.out.trace.seen.contains_key(path)).collect();
         for (path, seen) in earlier {

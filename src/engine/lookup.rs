@@ -6,16 +6,18 @@
 
 use std::io;
 
+use wink_fs::zone::join;
 use wink_store::RecordHead;
 use wink_store::StoreError;
 use wink_store::{Observation, Trace};
 use wink_store::{Root, TreePath};
 
 use super::Engine;
+use super::difference::{self, describe};
 use super::own::Standing;
-use super::tree::{Tree, look};
+use super::tree::{Tree, letters, look};
 use crate::config::{Own, matches_glob};
-use crate::key::KeyParts;
+use crate::key::{KeyParts, PartDifference};
 use crate::report::Difference;
 
 /// What a lookup found.
@@ -38,6 +40,16 @@ pub struct Miss {
     pub difference: Option<Difference>,
 }
 
+/// What trying a record comes to, before it is put into words.
+enum Verdict {
+    /// Every observation holds; how many there are.
+    Holds(u64),
+    /// It is no record for here.
+    Elsewhere(Miss),
+    /// The first observation that does not hold.
+    Differs { path: TreePath, recorded: Observation, present: io::Result<Observation> },
+}
+
 /// One record of a task, and whether it holds now.
 pub struct Judged {
     /// The record.
@@ -55,29 +67,25 @@ impl Engine<'_> {
         let mut found = Found { hit: None, difference: None, reason: "first run".to_owned(), damage: None };
         let workspace = self.workspace();
         if candidates.is_empty() {
-            found.reason = self.explain_key()?;
-            return Ok(found);
+            let Miss { reason, difference } = self.explain_key()?;
+            return Ok(Found { reason, difference, ..found });
         }
         let nearest = self.store.last(workspace, &self.task.keys.own)?;
         let mut explained = false;
         for head in candidates {
             match self.try_record(&head, tree, standing) {
-                Ok(Ok(observations)) => {
+                Ok(Verdict::Holds(observations)) => {
                     found.hit = Some((head, observations));
                     return Ok(found);
                 }
-                Ok(Err(miss)) => {
-                    // The record of this workspace's last run tells best what changed; failing that, the one used last.
-                    let is_nearest = nearest == Some(head.id);
-                    if is_nearest || !explained {
-                        explained = true;
+                // The record of this workspace's last run tells best what changed; failing that, the one used last.
+                Ok(differs) if nearest == Some(head.id) || !explained => {
+                    explained = true;
+                    if let Err(miss) = self.say(&head, differs, tree, standing) {
                         (found.reason, found.difference) = (miss.reason, miss.difference);
                     }
-                    if is_nearest {
-                        // Nothing that comes later explains it better.
-                        continue;
-                    }
                 }
+                Ok(_) => {}
                 Err(error) if error.is_damage() => {
                     if !self.task.only_asked {
                         self.store.drop_record(&head.id)?;
@@ -110,7 +118,7 @@ impl Engine<'_> {
                 Err(error) if error.is_damage() => {
                     Err(Miss { reason: format!("it is damaged: {error}"), difference: None })
                 }
-                verdict => verdict?,
+                verdict => self.say(&head, verdict?, tree, standing),
             };
             let workspaces = self.store.standing_in(&head.id)?;
             Ok(Judged { head, verdict, workspaces })
@@ -118,33 +126,51 @@ impl Engine<'_> {
         self.candidates()?.into_iter().map(judge).collect()
     }
 
-    /// Why no record has this task key: what it differs in from the key of an earlier run of the command here.
-    fn explain_key(&self) -> Result<String, StoreError> {
+    /// Why no record has this task key: what it differs in from the key of an earlier run of the command here. Of several earlier keys the
+    /// nearest is told: of the same directory if possible, with the fewest differences, the latest.
+    fn explain_key(&self) -> Result<Miss, StoreError> {
         let parts = &self.task.keys.parts;
+        let told = |reason: &str| Miss { reason: reason.to_owned(), difference: None };
         let mut other_arguments = false;
+        let mut nearest: Option<((bool, usize), Vec<PartDifference>)> = None;
         for earlier in self.store.recent_keys(self.workspace())? {
             // Parts of another version of wink explain nothing.
             let Ok(earlier) = serde_json::from_slice::<KeyParts>(&earlier) else { continue };
-            if earlier == *parts {
-                return Ok("no earlier run left a record".to_owned());
+            if earlier.argv != parts.argv {
+                other_arguments |= earlier.argv.first() == parts.argv.first() && earlier.cwd == parts.cwd;
+                continue;
             }
-            if earlier.argv == parts.argv {
-                return Ok(parts
-                    .first_difference(&earlier)
-                    .map_or("first run".to_owned(), |what| format!("{what} changed")));
+            let differences = parts.differences(&earlier);
+            if differences.is_empty() {
+                return Ok(told("no earlier run left a record"));
             }
-            other_arguments |= earlier.argv.first() == parts.argv.first() && earlier.cwd == parts.cwd;
+            let distance = (earlier.cwd != parts.cwd, differences.len());
+            if nearest.as_ref().is_none_or(|(least, _)| distance < *least) {
+                nearest = Some((distance, differences));
+            }
         }
-        Ok(if other_arguments { "first run with this command line".to_owned() } else { "first run".to_owned() })
+        let Some((_, differences)) = nearest else {
+            return Ok(told(if other_arguments { "first run with this command line" } else { "first run" }));
+        };
+        let more = match differences.len() - 1 {
+            0 => String::new(),
+            more => format!(", and {more} more"),
+        };
+        let [first, ..] = differences.as_slice() else { return Ok(told("first run")) };
+        let difference = first.file.as_ref().map(|(path, recorded, present)| Difference {
+            path: show(&join(self.workspace(), path.as_bytes())),
+            recorded: recorded.clone().unwrap_or_else(|| "absent".to_owned()),
+            present: present.clone().unwrap_or_else(|| "absent".to_owned()),
+        });
+        Ok(Miss { reason: format!("{}{more}", first.text), difference })
     }
 
     /// Whether a run with this task key took place in this workspace.
     fn ran_here(&self) -> Result<bool, StoreError> {
         let parts = &self.task.keys.parts;
         let recent = self.store.recent_keys(self.workspace())?;
-        Ok(recent
-            .iter()
-            .any(|earlier| serde_json::from_slice::<KeyParts>(earlier).is_ok_and(|earlier| earlier == *parts)))
+        let same = |earlier: KeyParts| parts.differences(&earlier).is_empty();
+        Ok(recent.iter().any(|earlier| serde_json::from_slice(earlier).is_ok_and(same)))
     }
 
     /// Remembers the task key for such explanations.
@@ -165,39 +191,35 @@ impl Engine<'_> {
         self.task.workspace.as_os_str().as_encoded_bytes()
     }
 
-    fn try_record(
-        &self,
-        head: &RecordHead,
-        tree: &mut Tree<'_>,
-        standing: &Standing,
-    ) -> Result<Result<u64, Miss>, StoreError> {
-        let elsewhere = |what: &str, path: &[u8]| Miss {
-            reason: format!("the recorded outputs name their {what} {}", String::from_utf8_lossy(path)),
-            difference: None,
+    fn try_record(&self, head: &RecordHead, tree: &mut Tree<'_>, standing: &Standing) -> Result<Verdict, StoreError> {
+        let elsewhere = |what: &str, path: &[u8]| {
+            let reason = format!("the recorded outputs name their {what} {}", String::from_utf8_lossy(path));
+            Verdict::Elsewhere(Miss { reason, difference: None })
         };
         if let Some(bound) = head.bound_workspace.as_deref().filter(|bound| *bound != self.workspace()) {
-            return Ok(Err(elsewhere("workspace", bound)));
+            return Ok(elsewhere("workspace", bound));
         }
         let home = self.task.home.as_ref().map(|home| home.as_os_str().as_encoded_bytes());
         if let Some(bound) = head.bound_home.as_deref().filter(|bound| home != Some(*bound)) {
-            return Ok(Err(elsewhere("home", bound)));
+            return Ok(elsewhere("home", bound));
         }
         let trace = self.store.trace(&head.fingerprint)?;
         for path in self.task.roots.extra_probes(head.depth, &trace).absent {
             if !matches!(look(&path), Ok(None)) {
                 let difference =
                     Difference { path: show(&path), recorded: "absent".to_owned(), present: "present".to_owned() };
-                return Ok(Err(Miss { reason: format!("{} appeared", difference.path), difference: Some(difference) }));
+                let reason = format!("{} appeared", difference.path);
+                return Ok(Verdict::Elsewhere(Miss { reason, difference: Some(difference) }));
             }
         }
         if let Some((path, recorded, present)) = self.first_difference(&trace, tree, standing) {
-            return Ok(Err(self.explain(&path, &recorded, &present)));
+            return Ok(Verdict::Differs { path, recorded, present });
         }
         match self.task.only_asked {
             true => self.store.is_durable(head)?,
             false => self.store.ensure_durable(head)?,
         }
-        Ok(Ok(trace.seen.len() as u64))
+        Ok(Verdict::Holds(trace.seen.len() as u64))
     }
 
     /// The first observation that does not hold. Cheap facts are asked before contents, so that most misses cost no hashing.
@@ -232,8 +254,7 @@ impl Engine<'_> {
         standing: &Standing,
     ) -> io::Result<Observation> {
         let absolute = slashed(self.task.roots.absolute(path));
-        let hidden =
-            |path: &[u8]| (self.task.settings.own != Own::Observe && standing.contains(path)) || self.is_ignored(path);
+        let hidden = |path: &[u8]| self.is_hidden(path, standing);
         if path.root() == Root::Workspace && hidden(&absolute) {
             return Ok(Observation::Absent);
         }
@@ -241,29 +262,46 @@ impl Engine<'_> {
         tree.fact(&absolute, listing, &self.task.roots, hidden)
     }
 
-    fn explain(&self, path: &TreePath, recorded: &Observation, present: &io::Result<Observation>) -> Miss {
-        let absolute = show(&slashed(self.task.roots.absolute(path)));
-        let shown = match path.root() {
-            Root::Workspace => String::from_utf8_lossy(path.relative()).into_owned(),
-            _ => absolute.clone(),
+    /// Whether a lookup leaves an absolute path out: an own output, or what is ignored.
+    fn is_hidden(&self, path: &[u8], standing: &Standing) -> bool {
+        (self.task.settings.own != Own::Observe && standing.contains(path)) || self.is_ignored(path)
+    }
+
+    /// A verdict in words.
+    fn say(&self, head: &RecordHead, verdict: Verdict, tree: &mut Tree<'_>, standing: &Standing) -> Result<u64, Miss> {
+        let (path, recorded, present) = match verdict {
+            Verdict::Holds(observations) => return Ok(observations),
+            Verdict::Elsewhere(miss) => return Err(miss),
+            Verdict::Differs { path, recorded, present } => (path, recorded, present),
         };
-        let shown = if shown.is_empty() { ".".to_owned() } else { shown };
-        let reason = match (recorded, present) {
-            (_, Err(error)) => format!("{shown} cannot be examined: {error}"),
-            (Observation::Absent, Ok(_)) => format!("{shown} appeared"),
-            (_, Ok(Observation::Absent)) => format!("{shown} is gone"),
-            (Observation::Dir { .. }, Ok(Observation::Dir { .. })) => format!("the mode of {shown} changed"),
-            (Observation::Listing { digest, .. }, Ok(Observation::Listing { digest: now, .. })) if digest == now => {
-                format!("the mode of {shown} changed")
-            }
-            (Observation::Listing { .. }, Ok(Observation::Listing { .. })) => format!("the names in {shown} changed"),
-            (Observation::File { digest, .. }, Ok(Observation::File { digest: now, .. })) if digest == now => {
-                format!("the mode of {shown} changed")
-            }
-            _ => format!("{shown} changed"),
+        let absolute = slashed(self.task.roots.absolute(&path));
+        let place = match path.root() {
+            Root::Workspace => show(path.relative()),
+            _ => show(&absolute),
         };
-        let present = present.as_ref().map_or_else(|error| error.to_string(), describe);
-        Miss { reason, difference: Some(Difference { path: absolute, recorded: describe(recorded), present }) }
+        let names = match (&recorded, &present) {
+            (Observation::Listing { digest, .. }, Ok(Observation::Listing { digest: now, .. })) if digest != now => {
+                let then = self.store.names(&head.fingerprint).unwrap_or_default();
+                let then = then.into_iter().find(|(known, _)| known == digest);
+                let now = tree.ground().list(&absolute).map(|mut now| {
+                    now.retain(|(name, _)| !self.is_hidden(&join(&absolute, name), standing));
+                    letters(now)
+                });
+                then.zip(now.ok()).and_then(|((_, then), now)| difference::of_names(&then, &now))
+            }
+            _ => None,
+        };
+        let reason = difference::reason(&place, &recorded, &present, names.as_ref());
+        let mut difference = Difference {
+            path: show(&absolute),
+            recorded: describe(&recorded),
+            present: present.as_ref().map_or_else(|error| error.to_string(), describe),
+        };
+        if let Some(names) = names {
+            difference.recorded.push_str(&names.then());
+            difference.present.push_str(&names.now());
+        }
+        Err(Miss { reason, difference: Some(difference) })
     }
 }
 
@@ -274,16 +312,4 @@ pub fn slashed(path: Vec<u8>) -> Vec<u8> {
 
 fn show(path: &[u8]) -> String {
     String::from_utf8_lossy(path).into_owned()
-}
-
-/// A fact in a few words.
-pub fn describe(fact: &Observation) -> String {
-    match fact {
-        Observation::Absent => "absent".to_owned(),
-        Observation::Dir { mode } => format!("directory mode {mode:04o}"),
-        Observation::Listing { digest, mode } => format!("names {} mode {mode:04o}", digest.short()),
-        Observation::File { digest, mode } => format!("file {} mode {mode:04o}", digest.short()),
-        Observation::Link { target } => format!("link to {}", show(target).replace('\0', "")),
-        Observation::Opaque { kind, .. } => format!("{kind:?}").to_lowercase(),
-    }
 }

@@ -11,6 +11,7 @@
 
 pub mod attach;
 pub mod capture;
+pub mod difference;
 pub mod ground;
 pub mod lookup;
 pub mod own;

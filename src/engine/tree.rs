@@ -14,8 +14,8 @@ use std::sync::Arc;
 use memchr::memmem::Finder;
 use wink_fs::attr::{Attr, Kind, Time};
 use wink_store::Digest;
-use wink_store::Store;
 use wink_store::{CachedDigest, FileId, FileStamp};
+use wink_store::{Names, Store};
 use wink_store::{Observation, OpaqueKind, listing_digest};
 
 use super::ground::Ground;
@@ -281,14 +281,18 @@ pub fn dir_mode(path: &[u8], attr: &Attr, roots: &Roots) -> u32 {
 
 /// The digest of a listing.
 pub fn digest_of_names(names: Vec<(Vec<u8>, Kind)>) -> Digest {
+    listing_digest(&mut letters(names))
+}
+
+/// Names of a listing with the letters that stand for their kinds.
+pub fn letters(names: Vec<(Vec<u8>, Kind)>) -> Names {
     let letter = |kind| match kind {
         Kind::File => b'f',
         Kind::Dir => b'd',
         Kind::Link => b'l',
         _ => b'o',
     };
-    let mut entries: Vec<(Vec<u8>, u8)> = names.into_iter().map(|(name, kind)| (name, letter(kind))).collect();
-    listing_digest(&mut entries)
+    names.into_iter().map(|(name, kind)| (name, letter(kind))).collect()
 }
 
 /// What hashing a file told.

@@ -217,6 +217,11 @@ impl<'a> Reader<'a> {
         if mode & !MODE_MASK != 0 { Err(DecodeError::Number) } else { Ok(mode) }
     }
 
+    /// Whether everything has been read.
+    pub fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
     /// Everything must have been read.
     pub fn finish(self) -> Result<(), DecodeError> {
         if self.rest.is_empty() { Ok(()) } else { Err(DecodeError::Trailing) }

@@ -9,6 +9,7 @@ mod digests;
 mod insert;
 mod keys;
 mod last;
+mod names;
 
 use std::sync::{MutexGuard, PoisonError};
 
@@ -26,6 +27,7 @@ use crate::{Store, schema};
 
 pub use digests::{CachedDigest, FileId, FileStamp};
 pub use insert::INLINE_BYTES_MAX;
+pub use names::{NAMES_BYTES_MAX, Names};
 
 /// How many heads one question gives at most; a task with more live variants than this gains nothing from the oldest.
 pub const HEADS_MAX: usize = 4096;

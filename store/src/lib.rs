@@ -61,7 +61,7 @@ pub use codec::{DecodeError, EXPANDED_BYTES_MAX, PATH_BYTES_MAX, PATHS_MAX, TARG
 pub use digest::{Digest, NotADigest};
 pub use error::StoreError;
 pub use format::FORMAT_VERSION;
-pub use index::{CachedDigest, FileId, FileStamp, HEADS_MAX, INLINE_BYTES_MAX};
+pub use index::{CachedDigest, FileId, FileStamp, HEADS_MAX, INLINE_BYTES_MAX, NAMES_BYTES_MAX, Names};
 pub use layer::{LayerLog, Step};
 pub use manifest::{Entry, Manifest, Output, Tree};
 pub use pack::{Pack, Packed};

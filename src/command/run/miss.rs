@@ -202,9 +202,16 @@ fn after(
     let tainted = harvest.tainted;
     let mended = harvest.changed_ignored.as_deref().map(|path| String::from_utf8_lossy(path).into_owned());
     if asked.args.policy().local.write {
+        let listings = std::mem::take(&mut harvest.listings);
         let record = record(task, harvest, printed, code, report.command_ms, usable);
         report.output_bytes = record.head.output_bytes;
-        match keep(engine, record, asked.args.force, tainted) {
+        let fingerprint = record.head.fingerprint;
+        let kept = keep(engine, record, asked.args.force, tainted);
+        if !listings.is_empty() && kept.is_ok() {
+            // They only explain.
+            let _ = store.keep_names(&fingerprint, listings);
+        }
+        match kept {
             Ok(id) => report.record = usable.then(|| id.0.to_string()),
             Err(error) => report.reason = Some(format!("the result cannot be stored: {error}")),
         }

@@ -18,6 +18,7 @@ use crate::digest::Digest;
 use crate::path::{Root, TreePath};
 
 const HEADER: &[u8] = b"wT1";
+const LISTING_HEADER: &[u8] = b"wL1";
 const OWN: u8 = 0x80;
 
 /// The smallest entry: no shared byte, empty suffix, tag.
@@ -184,13 +185,28 @@ pub const LISTED_OTHER: u8 = b'o';
 
 /// The digest of a directory listing: names with their kind letters, in any order, without `.` and `..`. Sorts `entries`.
 pub fn listing_digest<N: AsRef<[u8]>>(entries: &mut [(N, u8)]) -> Digest {
+    Digest::of(&encode_listing(entries))
+}
+
+/// The bytes whose digest [`listing_digest`] is.
+pub(crate) fn encode_listing<N: AsRef<[u8]>>(entries: &mut [(N, u8)]) -> Vec<u8> {
     entries.sort_unstable_by(|(one, one_kind), (two, two_kind)| {
         one.as_ref().cmp(two.as_ref()).then(one_kind.cmp(two_kind))
     });
-    let mut out = Writer::new(b"wL1");
+    let mut out = Writer::new(LISTING_HEADER);
     for (name, kind) in entries {
         out.string(name.as_ref());
         out.byte(*kind);
     }
-    Digest::of(&out.finish())
+    out.finish()
+}
+
+/// Reads such bytes back.
+pub(crate) fn decode_listing(bytes: &[u8]) -> Result<Vec<(Vec<u8>, u8)>, DecodeError> {
+    let mut input = Reader::new(bytes, LISTING_HEADER)?;
+    let mut names = Vec::new();
+    while !input.is_empty() {
+        names.push((input.string(bytes.len())?.to_vec(), input.byte()?));
+    }
+    Ok(names)
 }
