@@ -64,23 +64,24 @@ fn check_format(dir: &Path) -> Result<(), StoreError> {
     if text.is_empty() {
         return write_format(dir);
     }
-    let text = String::from_utf8_lossy(&text);
+    check_text(&text).map_err(|found| StoreError::NewerFormat {
+        path,
+        found,
+        known: format!("wink store {FORMAT_VERSION}"),
+    })
+}
+
+/// Whether this program knows all that the text says; else the line that it does not know.
+pub(crate) fn check_text(text: &[u8]) -> Result<(), String> {
+    let text = String::from_utf8_lossy(text);
     let mut lines = text.lines();
     let first = lines.next().unwrap_or_default();
-    let newer = |found: &str| StoreError::NewerFormat {
-        path: path.clone(),
-        found: found.to_owned(),
-        known: format!("wink store {FORMAT_VERSION}"),
-    };
     match first.strip_prefix("wink store ").and_then(|version| version.parse::<u32>().ok()) {
         Some(version) if version <= FORMAT_VERSION => {}
-        _ => return Err(newer(first)),
+        _ => return Err(first.to_owned()),
     }
     let unknown = |line: &&str| line.strip_prefix("feature ").is_none_or(|name| !FEATURES_KNOWN.contains(&name));
-    match lines.filter(|line| !line.is_empty()).find(unknown) {
-        Some(line) => Err(newer(line)),
-        None => Ok(()),
-    }
+    lines.filter(|line| !line.is_empty()).find(unknown).map_or(Ok(()), |line| Err(line.to_owned()))
 }
 
 /// Written aside and renamed, so that nobody reads half a line.

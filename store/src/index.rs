@@ -259,7 +259,7 @@ fn read_head(row: &Row<'_>) -> Result<Result<CheckedRow, BadRow>, rusqlite::Erro
     Ok(parse_head(row)?.ok_or(BadRow { turn }))
 }
 
-fn parse_head(row: &Row<'_>) -> Result<Option<CheckedRow>, rusqlite::Error> {
+pub(crate) fn parse_head(row: &Row<'_>) -> Result<Option<CheckedRow>, rusqlite::Error> {
     let mut columns = Columns { row, good: true };
     let head = RecordHead {
         id: RecordId(columns.digest(0)?),

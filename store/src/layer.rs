@@ -11,7 +11,7 @@
 //!
 //! Lock discipline: the lock is never waited for, so that it may be taken under any other.
 
-mod encoding;
+pub(crate) mod encoding;
 
 use std::collections::HashSet;
 use std::ffi::OsStr;

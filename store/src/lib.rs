@@ -37,6 +37,8 @@
 
 mod blob;
 mod codec;
+#[doc(hidden)]
+pub mod decoders;
 mod digest;
 mod disk;
 mod durable;

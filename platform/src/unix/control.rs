@@ -131,6 +131,17 @@ impl Peer {
         Ok(())
     }
 
+    /// Sends bytes that need be no message, until the other end has enough of them.
+    pub(super) fn send_raw(&self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            match rustix::net::send(&self.0, bytes, SendFlags::NOSIGNAL) {
+                Ok(sent) => bytes = &bytes[sent..],
+                Err(Errno::INTR) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
     /// The next message and what came with it; `None` when the other end has closed. [`io::ErrorKind::TimedOut`] if none begins within
     /// `timeout`; then one can be waited for again. The rest of one must follow as fast, or the connection is of no use any more.
     pub fn receive(&self, timeout: Option<Duration>) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {

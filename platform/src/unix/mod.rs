@@ -6,6 +6,8 @@ mod capture;
 mod child;
 pub mod control;
 mod copy;
+#[doc(hidden)]
+pub mod decoders;
 mod descriptors;
 pub mod detach;
 pub mod enter;

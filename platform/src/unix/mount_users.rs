@@ -75,7 +75,7 @@ fn maps(process: &Path, dev: u64) -> bool {
 }
 
 /// One line: `ADDRESSES RIGHTS OFFSET MAJOR:MINOR INODE PATH`, the numbers hexadecimal.
-fn mapped_device(line: &[u8]) -> Option<u64> {
+pub(super) fn mapped_device(line: &[u8]) -> Option<u64> {
     let field = OsStr::from_bytes(line.split(|&byte| byte == b' ').nth(3)?).to_str()?;
     let (major, minor) = field.split_once(':')?;
     Some(rustix::fs::makedev(u32::from_str_radix(major, 16).ok()?, u32::from_str_radix(minor, 16).ok()?))

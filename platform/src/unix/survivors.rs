@@ -159,8 +159,11 @@ fn state(pid: i32) -> Option<char> {
 
 /// A field of `/proc/PID/stat`, counted behind the name (which may hold anything, also parentheses).
 fn stat_field(pid: i32, number: usize) -> Option<String> {
-    let bytes = fs::read(format!("/proc/{pid}/stat")).ok()?;
-    let text = String::from_utf8_lossy(&bytes);
+    field_of(&fs::read(format!("/proc/{pid}/stat")).ok()?, number)
+}
+
+pub(super) fn field_of(stat: &[u8], number: usize) -> Option<String> {
+    let text = String::from_utf8_lossy(stat);
     let (_, fields) = text.rsplit_once(") ")?;
     fields.split_ascii_whitespace().nth(number).map(str::to_owned)
 }

@@ -28,7 +28,7 @@ const HEAD_BYTES: usize = 8;
 const CHECK_BYTES: usize = 32;
 
 /// What a log says, as far as it can be trusted.
-pub(super) struct Log {
+pub(crate) struct Log {
     /// All steps, in order.
     pub steps: Vec<Step>,
     /// Of how many records.
@@ -49,7 +49,7 @@ enum Next<'a> {
 }
 
 /// One record, and its check; refuses steps that could not be read back.
-pub(super) fn write_record(before: &Digest, steps: &[Step]) -> Result<(Vec<u8>, Digest), DecodeError> {
+pub(crate) fn write_record(before: &Digest, steps: &[Step]) -> Result<(Vec<u8>, Digest), DecodeError> {
     steps.iter().try_for_each(check_step)?;
     let mut out = Writer::new(HEADER);
     out.count(steps.len());
@@ -57,13 +57,21 @@ pub(super) fn write_record(before: &Digest, steps: &[Step]) -> Result<(Vec<u8>, 
         write_step(&mut out, step);
     }
     let payload = out.finish();
-    let length = u32::try_from(payload.len()).map_err(|_| DecodeError::TooLarge)?;
-    let check = chain(before, &payload);
-    Ok(([&length.to_le_bytes()[..], &(!length).to_le_bytes(), &payload, &check.0].concat(), check))
+    if u32::try_from(payload.len()).is_err() {
+        return Err(DecodeError::TooLarge);
+    }
+    Ok(frame(before, &payload))
+}
+
+/// A record around encoded steps, which fit, and its check.
+pub(crate) fn frame(before: &Digest, payload: &[u8]) -> (Vec<u8>, Digest) {
+    let length = payload.len() as u32;
+    let check = chain(before, payload);
+    ([&length.to_le_bytes()[..], &(!length).to_le_bytes(), payload, &check.0].concat(), check)
 }
 
 /// Reads a log of the layer that is named `layer`.
-pub(super) fn read_log(bytes: &[u8], layer: &Digest) -> Log {
+pub(crate) fn read_log(bytes: &[u8], layer: &Digest) -> Log {
     let mut log = Log { steps: Vec::new(), records: 0, length: 0, last_check: *layer, damaged: false };
     let mut left = bytes;
     loop {

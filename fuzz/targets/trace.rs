@@ -1,0 +1,5 @@
+//! The decoder `trace` under libFuzzer.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| wink_decoders::run("trace", bytes));
