@@ -3,6 +3,7 @@
 //! ```text
 //! lookup    task key → candidates → the first whose every observation holds now
 //! restore   a record's outputs into the workspace, its output to the terminal
+//! detect    the strategies: how inputs and outputs are found
 //! session   the view in which the command runs on a miss
 //! capture   what it saw and left → trace, manifest, blobs
 //! publish   what it left → the workspace
@@ -11,6 +12,7 @@
 
 pub mod attach;
 pub mod capture;
+pub mod detect;
 pub mod difference;
 pub mod ground;
 pub mod lookup;
@@ -26,6 +28,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use wink_platform::unix::task::{Spawn, Stdin};
 use wink_store::Store;
 
 use crate::config::{Scope, Settings};
@@ -53,6 +56,8 @@ pub struct Task {
     pub settings: Settings,
     /// Symbolic roots.
     pub roots: Roots,
+    /// How its inputs and outputs are found.
+    pub detect: Box<dyn detect::Detect>,
     /// The mount that the workspace lies in.
     pub mount: Option<Mount>,
     /// Somebody asks what would happen: nothing stored may change.
@@ -64,6 +69,19 @@ impl Task {
     pub fn in_mount(&self) -> Option<(&Mount, &[u8])> {
         let mount = self.mount.as_ref()?;
         Some((mount, mount.relative(self.workspace.as_os_str().as_bytes())?))
+    }
+
+    /// The command as it is started natively.
+    pub fn spawn(&self) -> Spawn<'_> {
+        Spawn {
+            argv: &self.argv,
+            env: self.environment.clone(),
+            cwd: Some(self.cwd.clone()),
+            stdin: self.stdin.clone().map_or(Stdin::Null, Stdin::Bytes),
+            inside: None,
+            umask: None,
+            quiet: false,
+        }
     }
 
     /// Where the view shows the workspace besides its real place, if that is configured. Only a view of the whole system can.

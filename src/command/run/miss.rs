@@ -1,30 +1,20 @@
-//! A miss: the command runs in its view, what it left is published, and recorded unless there is a doubt.
+//! A miss: the command runs, what it left is published, and recorded unless there is a doubt.
 //!
 //! This is the engine process (`wink_platform::unix::front`): it must announce an exit code whatever happens.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
-use wink_fs::attr::{Kind, Time};
-use wink_fs::view::Newer;
-use wink_fs::zone::join;
 use wink_platform::unix::front::Announcer;
-use wink_platform::unix::mounts::is_dead;
-use wink_platform::unix::task::Spawn;
-use wink_store::Digest;
-use wink_store::{Captured, Record, RecordHead, RecordId};
-use wink_store::{Entry, Observation, Output};
+use wink_platform::unix::task::{Finished, Outcome};
+use wink_store::{Captured, Digest, Output, Record, RecordHead, RecordId};
 use wink_store::{Store, StoreError};
 
-use super::{Asked, INSIDE, Missed, native, not_started};
-use crate::config::Own;
-use crate::engine::capture::{Carried, Harvest, Yield};
-use crate::engine::own::{Standing, is_history, is_stored, standing};
-use crate::engine::publish::{Deed, lock};
-use crate::engine::session::{Outcome, Ran};
+use super::{Asked, Missed, native, not_started};
+use crate::engine::capture::Harvest;
+use crate::engine::detect::{Attempt, Ended};
+use crate::engine::publish::lock;
 use crate::engine::tree::Tree;
 use crate::engine::{Engine, Task, now_ms};
 use crate::report::{Report, Status};
@@ -36,11 +26,12 @@ const NAMED_MAX: usize = 3;
 pub fn engine(asked: &Asked, task: &Task, store: &Path, missed: Missed, announcer: Announcer) {
     let code = match Store::open(store).map(Arc::new).context("the cache cannot be opened") {
         Ok(store) => match run(asked, &Engine { store: &store, task }, missed) {
-            Ok(Done { report, ran }) => {
+            Ok(Done { report, outlived }) => {
                 let code = asked.deliver(report);
-                match ran {
-                    Some(ran) => {
-                        return stay(&Engine { store: &store, task }, *ran, announcer, code);
+                match outlived {
+                    Some(ended) => {
+                        announcer.stays(code);
+                        return ended.stay(&Engine { store: &store, task });
                     }
                     None => code,
                 }
@@ -78,68 +69,49 @@ enum Trouble {
 struct Done {
     report: Report,
     /// Set if processes outlived the command.
-    ran: Option<Box<Ran>>,
-}
-
-/// Which own outputs the command is shown, and which are hidden.
-struct Shown {
-    carried: Option<Carried>,
-    hidden: Standing,
-    /// What must look new to a command that is shown some.
-    newer: Option<Newer>,
+    outlived: Option<Box<dyn Ended>>,
 }
 
 fn run(asked: &Asked, engine: &Engine<'_>, missed: Missed) -> Result<Done, Trouble> {
     let task = engine.task;
     let mut tree = Tree::new(engine.store, task.mount.as_ref()).map_err(Trouble::BeforeTheCommand)?;
-    let shown = shown(engine, &missed.standing, &mut tree).map_err(Trouble::BeforeTheCommand)?;
-    let Shown { carried, hidden, newer } = shown;
-    let mut environment: Vec<(OsString, OsString)> =
-        task.environment.iter().map(|(name, value)| (name.clone(), task.shown(value))).collect();
-    let argv: Vec<OsString> = task.argv.iter().map(|word| task.shown(word)).collect();
-    environment.push((INSIDE.into(), "1".into()));
-    let spawn = Spawn { argv: &argv, env: environment, cwd: None, ..native::spawn(task) };
-    let outcome = engine.run_in_view(hidden.paths.clone(), newer, spawn).map_err(Trouble::BeforeTheCommand)?;
-    let mut ran = match outcome {
-        Outcome::Ran(ran) => ran,
-        Outcome::NoView(reason) => return Err(Trouble::BeforeTheCommand(anyhow::anyhow!(reason))),
+    let attempt = task.detect.run(engine, &missed.standing, &mut tree).map_err(Trouble::BeforeTheCommand)?;
+    let mut ended = match attempt {
+        Attempt::Ran(ended) => ended,
+        Attempt::NoView(reason) => return Err(Trouble::BeforeTheCommand(anyhow::anyhow!(reason))),
     };
-    if let Some(trouble) = not_started(&ran.finished.outcome, &task.argv) {
+    if let Some(trouble) = not_started(&ended.finished().outcome, &task.argv) {
         crate::complain(&trouble);
     }
-    let code = ran.finished.outcome.exit_code();
-    after(asked, engine, missed, Before { carried, hidden, tree }, &mut ran)
-        .map(|report| Done { report, ran: (!ran.finished.survivors.is_empty()).then_some(ran) })
-        .map_err(|error| Trouble::AfterTheCommand { error, code })
+    let code = ended.finished().outcome.exit_code();
+    match after(asked, engine, missed, tree, ended.as_mut()) {
+        Ok(report) => {
+            let outlived = !ended.finished().survivors.is_empty();
+            Ok(Done { report, outlived: outlived.then_some(ended) })
+        }
+        Err(error) => Err(Trouble::AfterTheCommand { error, code }),
+    }
 }
 
-/// What was known before the command ran.
-struct Before<'s> {
-    carried: Option<Carried>,
-    hidden: Standing,
-    tree: Tree<'s>,
-}
-
-fn after(
+fn after<'s>(
     asked: &Asked,
-    engine: &Engine<'_>,
+    engine: &Engine<'s>,
     missed: Missed,
-    before: Before<'_>,
-    ran: &mut Ran,
+    mut tree: Tree<'s>,
+    ended: &mut dyn Ended,
 ) -> anyhow::Result<Report> {
     let (task, store) = (engine.task, engine.store);
-    let code = ran.finished.outcome.exit_code();
+    let code = ended.finished().outcome.exit_code();
     let store_began = asked.elapsed_ms();
     let mut report = Report {
         status: Status::Uncached,
         task_key: Some(task.keys.task.0.to_string()),
         exit_code: code,
-        command_ms: ran.finished.wall.as_millis() as u64,
+        command_ms: ended.finished().wall.as_millis() as u64,
         lookup_ms: missed.lookup_ms,
         first_difference: missed.found.difference,
         ..Report::default()
     };
-    let Before { carried, hidden, mut tree } = before;
     // Its daemon may have died while the command ran; if nothing brings it back, publishing says why.
     if task.mount.is_some() {
         let _ = crate::command::mount::revive(&task.workspace);
@@ -147,43 +119,12 @@ fn after(
     // One publishes at a time: what is checked against the workspace must still be so when it is written. Without the lock (a
     // full disk) it is published all the same, and not recorded.
     let turn = lock(store, engine.workspace());
-    let view = ran.view.inner();
-    let run = Yield {
-        delta: view.delta().map_err(|status| anyhow::anyhow!("cannot tell what the command changed: {status}"))?,
-        sights: ran.view.recorder().take(),
-        notes: view.notes(),
-        printed: Captured { pieces: std::mem::take(&mut ran.finished.pieces) },
-        carried,
-        hidden: hidden.paths.clone(),
-        zones: &ran.zones,
-        unnoted: &ran.unnoted,
-        backing: view.backing().real(),
-        live: !ran.finished.survivors.is_empty(),
-    };
-    let printed = run.printed.clone();
-    let mut harvest = engine.capture(run, &mut tree);
+    let mut harvest = ended.harvest(engine, &mut tree)?;
+    let printed = Captured { pieces: std::mem::take(&mut ended.finished().pieces) };
     if let Err(error) = &turn {
         harvest.doubts.push(format!("the workspace could not be locked: {error}"));
     }
-    // A run that failed made nothing in their place: what an earlier one left may still be of use to somebody.
-    let leftovers = if code == 0 { still_standing(engine, &hidden, &mut tree) } else { Standing::default() };
-    if code == 0
-        && let Some(path) = hidden.outputs.keys().find(|path| !leftovers.outputs.contains_key(*path))
-    {
-        harvest.doubts.push(format!("{} changed while the command ran", String::from_utf8_lossy(path)));
-    }
-    let mut published = engine.publish(&harvest, &leftovers, &mut tree);
-    // The daemon may have died half-way. What was written is written again; only what was set aside cannot be twice.
-    if let (Err(_), Some(mount)) = (&published, &task.mount)
-        && is_dead(&mount.root)
-        && !harvest.deeds.iter().any(Deed::is_set_aside)
-        && crate::command::mount::revive(&task.workspace).is_ok()
-    {
-        published = engine.publish(&harvest, &leftovers, &mut tree);
-    }
-    if !ran.finished.survivors.is_empty() {
-        ran.published = std::mem::take(&mut harvest.deeds);
-    }
+    let published = ended.publish(engine, &mut harvest, &mut tree);
     tree.save();
     drop(tree);
 
@@ -194,7 +135,7 @@ fn after(
         // A success that left half of its files would be taken for a whole one.
         report.exit_code = crate::cli::EXIT_OWN_FAILURE;
     }
-    let why_not = unpublished.or_else(|| why_not(asked, task, &harvest, ran));
+    let why_not = unpublished.or_else(|| why_not(asked, task, &harvest, ended.finished()));
     let usable = why_not.is_none();
     report.observations = harvest.trace.seen.len() as u64;
     report.outputs = harvest.manifest.entries.iter().filter(|entry| entry.output != Output::Removed).count() as u64;
@@ -233,13 +174,6 @@ fn after(
     Ok(report)
 }
 
-/// Those own outputs that still stand untouched after the run. What somebody edited meanwhile is theirs.
-fn still_standing(engine: &Engine<'_>, hidden: &Standing, tree: &mut Tree<'_>) -> Standing {
-    let left = hidden.outputs.iter().map(|(path, output)| (path.clone(), vec![output.clone()])).collect();
-    // When that cannot be told, nothing is removed.
-    standing(&left, engine.workspace(), tree).unwrap_or_default()
-}
-
 /// Stores the record, and that its outputs stand in the workspace. Returns the record that holds for these inputs from now on.
 fn keep(engine: &Engine<'_>, mut record: Record, replace: bool, tainted: bool) -> Result<RecordId, StoreError> {
     let store = engine.store;
@@ -260,8 +194,7 @@ fn keep(engine: &Engine<'_>, mut record: Record, replace: bool, tainted: bool) -
 }
 
 /// Why a run must not be recorded.
-fn why_not(asked: &Asked, task: &Task, harvest: &Harvest, ran: &Ran) -> Option<String> {
-    let finished = &ran.finished;
+fn why_not(asked: &Asked, task: &Task, harvest: &Harvest, finished: &Finished) -> Option<String> {
     let code = finished.outcome.exit_code();
     if let Some(signal) = finished.interrupted {
         return Some(format!("interrupted by signal {signal}"));
@@ -277,7 +210,7 @@ fn why_not(asked: &Asked, task: &Task, harvest: &Harvest, ran: &Ran) -> Option<S
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         return Some(format!("processes outlived the command: {}{more}", names.join(", ")));
     }
-    if let wink_platform::unix::task::Outcome::Signalled(signal) = finished.outcome {
+    if let Outcome::Signalled(signal) = finished.outcome {
         return Some(format!("the command was killed by signal {signal}"));
     }
     let may_fail = task.settings.cache_failures && !matches!(code, 126 | 127);
@@ -287,7 +220,7 @@ fn why_not(asked: &Asked, task: &Task, harvest: &Harvest, ran: &Ran) -> Option<S
     if !finished.complete {
         return Some("not all of its output could be captured".to_owned());
     }
-    if let Some(doubt) = ran.doubt.as_ref().or(harvest.doubts.first()) {
+    if let Some(doubt) = harvest.doubts.first() {
         return Some(doubt.clone());
     }
     (!asked.args.policy().local.write).then(|| "the cache is not written".to_owned())
@@ -320,151 +253,4 @@ fn record(task: &Task, harvest: Harvest, printed: Captured, code: i32, command_m
     };
     record.seal();
     record
-}
-
-/// §3.4: if all that the previous run here left stands untouched, the command sees it; else it runs as from clean.
-fn shown(engine: &Engine<'_>, standing: &Standing, tree: &mut Tree<'_>) -> anyhow::Result<Shown> {
-    let all_hidden = || Shown {
-        carried: None,
-        hidden: Standing { outputs: standing.outputs.clone(), paths: standing.paths.clone() },
-        newer: None,
-    };
-    if engine.task.settings.own != Own::Carry {
-        return Ok(all_hidden());
-    }
-    let Some(mut carried) = previous(engine)? else {
-        return Ok(all_hidden());
-    };
-    let mut untouched = |path: &[u8], output: &Output| match (standing.outputs.get(path), output) {
-        (Some(Output::Dir { .. }), Output::Dir { .. }) => true,
-        (Some(there), left) => there == left,
-        // Somebody else's file in it makes a directory theirs, and takes nothing away from what was left.
-        (None, Output::Dir { .. }) => {
-            matches!(tree.attr(&join(engine.workspace(), path)), Ok(Some(attr)) if attr.kind == Kind::Dir)
-        }
-        (None, _) => false,
-    };
-    // What another task of ours has rewritten (tools that share one output directory) makes nobody start over: it is an input
-    // like any other from now on.
-    let touched: Vec<Vec<u8>> = carried
-        .outputs
-        .iter()
-        .filter(|(path, output)| !untouched(path, output))
-        .map(|(path, _)| path.clone())
-        .collect();
-    for path in touched {
-        if !is_stored(engine.store, &join(engine.workspace(), &path), tree) {
-            return Ok(all_hidden());
-        }
-        carried.outputs.remove(&path);
-        carried.lent.push(join(engine.workspace(), &path));
-    }
-    // A directory in which somebody else's files lie too is not this task's alone any more. As an own output it would be recorded as absent,
-    // which it is not here from now on, and the record would never hold.
-    let shared: Vec<Vec<u8>> = carried
-        .outputs
-        .iter()
-        .filter(|(path, output)| matches!(output, Output::Dir { .. }) && !standing.outputs.contains_key(*path))
-        .map(|(path, _)| path.clone())
-        .collect();
-    for path in shared {
-        carried.outputs.remove(&path);
-        carried.lent.push(join(engine.workspace(), &path));
-    }
-    let mut hidden = Standing::default();
-    for (path, output) in &standing.outputs {
-        if !carried.outputs.contains_key(path) {
-            hidden.paths.insert(join(engine.workspace(), path));
-            hidden.outputs.insert(path.clone(), output.clone());
-        }
-    }
-    match changed_inputs(engine, &carried, standing, tree) {
-        Some(newer) => Ok(Shown { carried: Some(carried), hidden, newer: Some(newer) }),
-        None => Ok(all_hidden()),
-    }
-}
-
-fn previous(engine: &Engine<'_>) -> anyhow::Result<Option<Carried>> {
-    let store = engine.store;
-    let Some(id) = store.last(engine.workspace(), &engine.task.keys.own)? else {
-        return Ok(None);
-    };
-    let Some(head) = store.head(&id)? else {
-        return Ok(None);
-    };
-    let loaded = store.manifest(&head.manifest).and_then(|manifest| Ok((manifest, store.trace(&head.fingerprint)?)));
-    let (manifest, trace) = match loaded {
-        Ok(loaded) => loaded,
-        Err(error) if error.is_damage() => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    let gone = |entry: &&Entry| entry.output == Output::Removed;
-    let consumed = manifest.entries.iter().filter(gone).map(|entry| join(engine.workspace(), &entry.path)).collect();
-    let outputs: BTreeMap<Vec<u8>, Output> = manifest
-        .entries
-        .into_iter()
-        .filter(|entry| !entry.modified && entry.output != Output::Removed && !is_history(&entry.path))
-        .map(|entry| (entry.path, entry.output))
-        .collect();
-    Ok((!outputs.is_empty()).then_some(Carried { head, trace, outputs, consumed, lent: Vec::new() }))
-}
-
-/// What must look new to a command that is shown outputs of an earlier run: whatever that run did not see just so. `None` if something
-/// it saw is gone: most commands never ask for what is gone, so the result could not be told from a stale one.
-fn changed_inputs(engine: &Engine<'_>, carried: &Carried, standing: &Standing, tree: &mut Tree<'_>) -> Option<Newer> {
-    let mut but: HashSet<Vec<u8>> = carried.outputs.keys().map(|path| join(engine.workspace(), path)).collect();
-    for (path, seen) in &carried.trace.seen {
-        let absolute = crate::engine::lookup::slashed(engine.task.roots.absolute(path));
-        match engine.present(path, &seen.fact, tree, standing) {
-            Ok(present) if present == seen.fact => {
-                but.insert(absolute);
-            }
-            Ok(Observation::Absent) if !carried.consumed.contains(&absolute) => return None,
-            _ => {}
-        }
-    }
-    Some(Newer { least: Time::now(), but })
-}
-
-/// Processes outlived the command: the view stays until the last of them has gone, and what they wrote meanwhile is published then.
-fn stay(engine: &Engine<'_>, mut ran: Ran, announcer: Announcer, code: i32) {
-    announcer.stays(code);
-    if let Some(rest) = ran.finished.rest.take() {
-        rest.pass_on();
-    }
-    if let Some(serving) = ran.serving.take() {
-        // The kernel drops the mount with its last process.
-        let _ = serving.wait();
-    }
-    let published = std::mem::take(&mut ran.published);
-    let publish = || -> anyhow::Result<()> {
-        let _turn = lock(engine.store, engine.workspace())?;
-        let view = ran.view.inner();
-        let mut tree = Tree::new(engine.store, engine.task.mount.as_ref())?;
-        let run = Yield {
-            delta: view.delta().map_err(|status| anyhow::anyhow!("{status}"))?,
-            sights: HashMap::new(),
-            notes: view.notes(),
-            printed: Captured::default(),
-            carried: None,
-            hidden: HashSet::new(),
-            zones: &ran.zones,
-            unnoted: &ran.unnoted,
-            backing: view.backing().real(),
-            live: false,
-        };
-        let mut harvest = engine.capture(run, &mut tree);
-        // What was published when the command ended is the user's by now.
-        harvest.deeds.retain(|deed| !published.iter().any(|done| done.path() == deed.path() && done.is_like(deed)));
-        let replaced: HashSet<Vec<u8>> =
-            harvest.deeds.iter().filter(|deed| !deed.is_set_aside()).map(|deed| deed.path().to_vec()).collect();
-        harvest.deeds.retain(|deed| !deed.is_set_aside() || replaced.contains(deed.path()));
-        engine.publish(&harvest, &Standing::default(), &mut tree)
-    };
-    if let Err(error) = publish() {
-        crate::complain(&format!(
-            "what outlived the command wrote files that could not be published: {}",
-            crate::explain(&error)
-        ));
-    }
 }

@@ -1,7 +1,7 @@
 //! Running the command without a view, when the cache cannot or shall not take part: exactly as without wink, and one line that says why.
 
 use anyhow::Context;
-use wink_platform::unix::task::{self, Spawn, Stdin};
+use wink_platform::unix::task;
 
 use super::{Asked, not_started};
 use crate::engine::Task;
@@ -18,24 +18,11 @@ pub fn run(asked: &Asked, task: &Task, reason: String) -> anyhow::Result<i32> {
     if asked.args.dry_run {
         return Ok(asked.deliver(report));
     }
-    let finished = task::run(spawn(task), |_| ()).with_context(|| "cannot start the command")?;
+    let finished = task::run(task.spawn(), |_| ()).with_context(|| "cannot start the command")?;
     if let Some(trouble) = not_started(&finished.outcome, &task.argv) {
         crate::complain(&trouble);
     }
     report.exit_code = finished.outcome.exit_code();
     report.command_ms = finished.wall.as_millis() as u64;
     Ok(asked.deliver(report))
-}
-
-/// The command as it is started natively.
-pub fn spawn(task: &Task) -> Spawn<'_> {
-    Spawn {
-        argv: &task.argv,
-        env: task.environment.clone(),
-        cwd: Some(task.cwd.clone()),
-        stdin: task.stdin.clone().map_or(Stdin::Null, Stdin::Bytes),
-        inside: None,
-        umask: None,
-        quiet: false,
-    }
 }

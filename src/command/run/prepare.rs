@@ -13,6 +13,7 @@ use wink_store::Digest;
 use crate::cli::TaskArgs;
 use crate::config::Config;
 use crate::engine::Task;
+use crate::engine::detect::tracing::Tracing;
 use crate::environment;
 use crate::key::{KeyInput, Keys, Platform};
 use crate::roots::Roots;
@@ -88,8 +89,20 @@ pub fn prepare(args: &TaskArgs, quiet: bool) -> anyhow::Result<(Task, Config)> {
         &roots,
     );
     let environment = environments.task;
-    let task =
-        Task { workspace, home, cwd, argv, environment, stdin, keys, settings, roots, mount: None, only_asked: false };
+    let task = Task {
+        workspace,
+        home,
+        cwd,
+        argv,
+        environment,
+        stdin,
+        keys,
+        settings,
+        roots,
+        detect: Box::new(Tracing),
+        mount: None,
+        only_asked: false,
+    };
     Ok((task, config))
 }
 
