@@ -158,13 +158,16 @@ pub const TOLD: &[&str] = &[
     "RUNNER_OS",
 ];
 
+/// Set in a task's environment: a `wink run` that finds it knows that an outer one already watches.
+pub const INSIDE: &str = "WINK_INSIDE";
+
 /// What reaches the command with `env.mode = "strict"`, besides what is named.
 pub const STRICT_BASE: &[&str] =
     &["HOME", "USER", "LOGNAME", "PATH", "SHELL", "LANG", "LANGUAGE", "LC_*", "TZ", "TMPDIR", "TERM", "PWD"];
 
 /// wink's own variables, by the configuration's list: any other of such a name belongs to somebody else, and counts.
 fn is_ours(name: &OsStr) -> bool {
-    name.to_str().is_some_and(|name| crate::config::is_variable(name) || name == crate::command::run::INSIDE)
+    name.to_str().is_some_and(|name| crate::config::is_variable(name) || name == INSIDE)
 }
 
 /// The two environments of a task.

@@ -23,13 +23,11 @@ use crate::engine::own::Standing;
 use crate::engine::restore::replay;
 use crate::engine::tree::Tree;
 use crate::engine::{Engine, Task, now_ms};
+pub use crate::environment::INSIDE;
 use crate::report::{Report, Status};
 
 use decide::{Decision, Hit, barred, decide, foresee, own_outputs};
 pub use prepare::prepare;
-
-/// Set in a task's environment: a `wink run` that finds it knows that an outer one already watches.
-pub const INSIDE: &str = "WINK_INSIDE";
 
 /// What one invocation was asked for, and when.
 pub struct Asked {

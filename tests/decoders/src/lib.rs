@@ -17,6 +17,9 @@ mod daemon {
     pub mod protocol;
 }
 #[allow(dead_code, reason = "the program uses more of it")]
+#[path = "../../../src/environment.rs"]
+mod environment;
+#[allow(dead_code, unused_imports, reason = "the program uses more of it")]
 #[path = "../../../src/key.rs"]
 mod key;
 #[allow(dead_code, reason = "the program uses more of it")]
