@@ -3,31 +3,7 @@
 //!
 //! The promises: no bytes make a decoder panic, overflow its stack or take memory without measure; what is accepted is written again as
 //! the very same bytes, so that a digest names one thing; nothing that was decoded names a place outside of its root.
-//!
-//! The program is no library, so its modules are compiled here a second time.
-
 #![forbid(unsafe_code)]
-
-#[allow(dead_code, unused_imports, reason = "the program uses more of it")]
-#[path = "../../../src/config/mod.rs"]
-mod config;
-#[allow(dead_code, reason = "the program uses more of it")]
-#[path = "../../../src/daemon"]
-mod daemon {
-    pub mod protocol;
-}
-#[allow(dead_code, reason = "the program uses more of it")]
-#[path = "../../../src/environment.rs"]
-mod environment;
-#[allow(dead_code, unused_imports, reason = "the program uses more of it")]
-#[path = "../../../src/key.rs"]
-mod key;
-#[allow(dead_code, reason = "the program uses more of it")]
-#[path = "../../../src/roots.rs"]
-mod roots;
-#[allow(dead_code, reason = "the program uses more of it")]
-#[path = "../../../src/workspace.rs"]
-mod workspace;
 
 mod bytes;
 mod layers;

@@ -4,12 +4,11 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use winkfs::decoders::{
+    Attached, Config, KeyParts, MountStatus, Reply, Request, Roots, Status, Text, matches, matches_glob,
+};
+
 use crate::bytes::{Pieces, piece};
-use crate::config::Config;
-use crate::config::pattern::{matches, matches_glob};
-use crate::daemon::protocol::{Attached, MountStatus, Reply, Request, Status, Text};
-use crate::key::KeyParts;
-use crate::roots::Roots;
 
 /// The configuration with the user's file, or a variable, being these bytes.
 fn load(file: Option<(&str, &[u8])>, variable: Option<(&str, &[u8])>) -> anyhow::Result<Config> {

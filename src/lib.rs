@@ -16,6 +16,16 @@ mod roots;
 mod shelf;
 mod workspace;
 
+/// Doors to what is read, for those who feed it hostile bytes (`fuzz/`). No part of the interface.
+#[doc(hidden)]
+pub mod decoders {
+    pub use crate::config::Config;
+    pub use crate::config::pattern::{matches, matches_glob};
+    pub use crate::daemon::protocol::{Attached, MountStatus, Reply, Request, Status, Text};
+    pub use crate::key::KeyParts;
+    pub use crate::roots::Roots;
+}
+
 /// The subcommands, one file each.
 mod command {
     pub mod daemon;
@@ -35,7 +45,8 @@ use cli::{CacheCommand, Cli, Command, ConfigCommand, EXIT_FAILURE, EXIT_OWN_FAIL
 use config::Config;
 use report::{Report, one_line};
 
-fn main() -> ExitCode {
+/// All of the command: reads the arguments and the environment of this process.
+pub fn main() -> ExitCode {
     let code = match cli::parse(std::env::args_os()) {
         Ok(Cli { command: Command::Run(args) }) => run(*args),
         Ok(Cli { command: Command::Mount(args) }) => mount(&args),
