@@ -83,6 +83,8 @@ pub enum CacheCommand {
 /// `wink config …`.
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
+    /// Print the JSON Schema of wink.toml and wink.json, for editors
+    Schema,
     /// Print every key, its value and where the value came from
     Show {
         /// Print JSON

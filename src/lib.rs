@@ -11,6 +11,7 @@ mod engine;
 mod environment;
 mod key;
 mod mounted;
+mod package;
 mod report;
 mod roots;
 mod shelf;
@@ -106,6 +107,7 @@ fn answer(command: Command) -> anyhow::Result<String> {
             let dir = config.store_dir()?.to_string_lossy();
             Ok(if json { format!("{}\n", serde_json::json!({ "path": dir })) } else { format!("{dir}\n") })
         }
+        Command::Config(ConfigCommand::Schema) => Ok(format!("{:#}\n", config::schema::schema())),
         Command::Config(ConfigCommand::Show { json: true }) => Ok(format!("{:#}\n", here()?.show_json())),
         Command::Config(ConfigCommand::Show { json: false }) => Ok(here()?.show()),
         Command::Completions { shell } => {

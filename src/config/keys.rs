@@ -218,6 +218,8 @@ pub struct Settings {
     pub cache_failures: bool,
     /// Re-hash blobs before they are restored.
     pub verify_integrity: bool,
+    /// Packages whose tasks are never cached, globs.
+    pub exclude_packages: Vec<String>,
     /// Where the view shows the workspace.
     pub canonical_root: Option<PathBuf>,
     /// Which variables the command sees, and which are in the key.
@@ -262,6 +264,7 @@ impl Config {
             own: merge(&self.own, &tasks, |task| task.own.as_ref()),
             cache_failures: merge(&self.cache_failures, &tasks, |task| task.cache_failures.as_ref()),
             verify_integrity: self.verify_integrity.value,
+            exclude_packages: self.exclude_packages.value.clone(),
             canonical_root: self.canonical_root.value.clone(),
             env: EnvSettings {
                 mode: merge(&self.env_mode, &tasks, |task| task.env.mode.as_ref()),

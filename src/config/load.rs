@@ -16,7 +16,7 @@ use super::{suggest, units};
 use crate::workspace::CONFIG_NAMES;
 
 /// The keys at the top of a file. `$schema` is for editors.
-const TOP: [&str; 14] = [
+pub(super) const TOP: [&str; 14] = [
     "cache_dir",
     "max_size",
     "max_age",
@@ -33,9 +33,9 @@ const TOP: [&str; 14] = [
     "$schema",
 ];
 /// The keys of an `env` table.
-const ENV: [&str; 3] = ["mode", "pass", "include"];
+pub(super) const ENV: [&str; 3] = ["mode", "pass", "include"];
 /// The keys of a `[[task]]` table.
-const TASK: [&str; 7] = ["match", "scope", "own", "cache_failures", "env", "input", "output"];
+pub(super) const TASK: [&str; 7] = ["match", "scope", "own", "cache_failures", "env", "input", "output"];
 
 /// The variables: which key each one sets, in the table `env` or at the top.
 pub const VARIABLES: [(&str, &str, bool); 15] = [

@@ -147,3 +147,22 @@ fn a_misspelt_variable_is_noticed() {
     let config = Place::new().set("WINK_SCOPES", "system").set("WINK_UNRELATED_THING", "x").load().unwrap();
     assert_eq!(config.notices, ["WINK_SCOPES is not used; did you mean WINK_SCOPE?"]);
 }
+
+/// Each row of the page's table: key, variable. No key is missing, none is made up.
+#[test]
+fn the_page_lists_every_key() {
+    let page = include_str!("../../docs/CONFIGURATION.md");
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | `WINK_"));
+    let listed: Vec<(String, String)> = rows
+        .map(|(key, rest)| (key.to_owned(), format!("WINK_{}", rest.split('`').next().unwrap_or_default())))
+        .collect();
+    let wanted: Vec<(String, String)> = VARIABLES
+        .iter()
+        .map(|(variable, key, in_env)| {
+            (if *in_env { format!("env.{key}") } else { (*key).to_owned() }, (*variable).to_owned())
+        })
+        .collect();
+    assert_eq!(listed, wanted);
+    let top: Vec<&str> = TOP.iter().copied().filter(|key| !["$schema", "env"].contains(key)).collect();
+    assert!(top.iter().all(|key| listed.iter().any(|(listed, _)| listed == key)), "{top:?}");
+}

@@ -5,12 +5,14 @@
 //! - [`load`]: finding and reading the files and variables, and telling people about mistakes
 //! - [`document`]: TOML and JSON as one kind of tree, with line numbers
 //! - [`show`]: what `wink config show` prints
+//! - [`schema`]: the same keys as a JSON Schema, for editors
 //! - [`units`], [`pattern`], [`suggest`]: sizes and durations, globs over strings, "did you mean"
 
 mod document;
 mod keys;
 mod load;
 pub mod pattern;
+pub mod schema;
 mod show;
 mod suggest;
 mod units;

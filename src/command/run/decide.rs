@@ -16,12 +16,16 @@ use crate::engine::restore::{NoPlan, Plan};
 use crate::engine::session::too_few_descriptors;
 use crate::engine::tree::Tree;
 use crate::engine::{Engine, Task};
+use crate::package::excluded;
 use crate::report::{Difference, Status};
 
 /// Why the cache takes no part in a task, where that is known before it is opened.
 pub fn barred(task: &Task) -> Option<String> {
     if std::env::var_os(INSIDE).is_some() {
         return Some("inside another task, which sees and records all of it".to_owned());
+    }
+    if let Some(name) = excluded(&task.cwd, &task.workspace, &task.settings.exclude_packages) {
+        return Some(format!("the package {name} is excluded from caching (exclude_packages)"));
     }
     if let Some(handed) = identity::handed_descriptor(&task.workspace, &task.argv) {
         return Some(format!("{handed} was handed to the command, and nobody sees what comes and goes there"));
