@@ -143,16 +143,21 @@ impl Roots {
     /// The absolute path for the present workspace and home. Above `/` there is only `/`. Without a home, a path below it becomes
     /// one that no file system accepts (it holds a NUL), so that nothing there can be seen, nor found absent.
     pub fn absolute(&self, path: &TreePath) -> Vec<u8> {
-        let root = match path.root() {
-            Root::Workspace => self.workspace.as_slice(),
-            Root::Above(level) => self.ancestor(usize::from(level)),
-            Root::Home => self.home.as_deref().unwrap_or(b"/\0no home"),
-            Root::System => b"",
-        };
+        let root = self.place(path.root());
         match path.relative() {
             b"" if root.is_empty() => b"/".to_vec(),
             b"" => root.to_vec(),
             relative => [root, b"/", relative].concat(),
+        }
+    }
+
+    /// Where a root is for the present workspace and home, without a slash at the end; see [`Roots::absolute`].
+    pub fn place(&self, root: Root) -> &[u8] {
+        match root {
+            Root::Workspace => &self.workspace,
+            Root::Above(level) => self.ancestor(usize::from(level)),
+            Root::Home => self.home.as_deref().unwrap_or(b"/\0no home"),
+            Root::System => b"",
         }
     }
 

@@ -59,7 +59,15 @@ impl Subject {
         let subject = Subject { world, outside, command };
         let first = subject.real(subject.call());
         first.miss();
+        // What has just changed is not trusted to keep its stamp.
+        std::thread::sleep(std::time::Duration::from_millis(30));
         subject.real(subject.call()).hit();
+        // What follows is told by stamps where they tell it, and must be noticed all the same.
+        assert_eq!(
+            fs::read_dir(subject.world.store.join("stamps")).map_or(0, Iterator::count),
+            1,
+            "no stamps are kept"
+        );
         Ok(subject)
     }
 

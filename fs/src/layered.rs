@@ -238,6 +238,16 @@ impl<B: Backing> Layered<B> {
         Ok(())
     }
 
+    /// Whether the layer has anything at a path from the mount's root, be it only a way or out of sight.
+    pub fn has_layer_at(&self, path: &[u8]) -> bool {
+        self.mount.as_ref().is_some_and(|mount| mount.has(path))
+    }
+
+    /// Whether the layer has anything below a path from the mount's root.
+    pub fn has_layer_below(&self, path: &[u8]) -> bool {
+        self.mount.as_ref().is_some_and(|mount| mount.layer.read().has_below(path))
+    }
+
     /// Whether the layer shows nothing.
     pub fn is_empty(&self) -> bool {
         self.mount.as_ref().is_none_or(|mount| mount.layer.read().is_empty())

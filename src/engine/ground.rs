@@ -48,6 +48,21 @@ impl<'m> Ground<'m> {
         Ok(Ground { mounted })
     }
 
+    /// Whether the layer of the mount has anything at a path, shown or not: if not, the real directory beneath decides alone.
+    pub fn has_layer_at(&self, path: &[u8]) -> bool {
+        self.layer(path).is_some_and(|(tree, relative)| tree.has_layer_at(relative))
+    }
+
+    /// Whether it has anything below a path.
+    pub fn has_layer_below(&self, path: &[u8]) -> bool {
+        self.layer(path).is_some_and(|(tree, relative)| tree.has_layer_below(relative))
+    }
+
+    fn layer<'p>(&self, path: &'p [u8]) -> Option<(&Layered<RealBacking>, &'p [u8])> {
+        let Mounted { mount, tree, .. } = self.mounted.as_ref()?;
+        mount.relative(path).map(|relative| (tree, relative))
+    }
+
     /// Attributes of a path, a symbolic link's own; `None` if nothing is there.
     pub fn look(&mut self, path: &[u8]) -> io::Result<Option<Attr>> {
         let Some((tree, spot)) = self.spot(path)? else { return look(path) };

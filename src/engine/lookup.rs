@@ -9,7 +9,7 @@ use std::io;
 use wink_fs::zone::join;
 use wink_store::RecordHead;
 use wink_store::StoreError;
-use wink_store::{Observation, Trace};
+use wink_store::{Observation, Trace, damaged_trace};
 use wink_store::{Root, TreePath};
 
 use super::Engine;
@@ -203,23 +203,34 @@ impl Engine<'_> {
         if let Some(bound) = head.bound_home.as_deref().filter(|bound| home != Some(*bound)) {
             return Ok(elsewhere("home", bound));
         }
-        let trace = self.store.trace(&head.fingerprint)?;
-        for path in self.task.roots.extra_probes(head.depth, &trace).absent {
-            if !matches!(look(&path), Ok(None)) {
-                let difference =
-                    Difference { path: show(&path), recorded: "absent".to_owned(), present: "present".to_owned() };
-                let reason = format!("{} appeared", difference.path);
-                return Ok(Verdict::Elsewhere(Miss { reason, difference: Some(difference) }));
+        let bytes = self.store.trace_bytes(&head.fingerprint)?;
+        let damaged = |error| damaged_trace(&head.fingerprint, error);
+        let decode = || Trace::decode(&bytes).map_err(damaged);
+        if self.task.roots.depth() > head.depth {
+            for path in self.task.roots.extra_probes(head.depth, &decode()?).absent {
+                if !matches!(look(&path), Ok(None)) {
+                    let difference =
+                        Difference { path: show(&path), recorded: "absent".to_owned(), present: "present".to_owned() };
+                    let reason = format!("{} appeared", difference.path);
+                    return Ok(Verdict::Elsewhere(Miss { reason, difference: Some(difference) }));
+                }
             }
         }
-        if let Some((path, recorded, present)) = self.first_difference(&trace, tree, standing) {
-            return Ok(Verdict::Differs { path, recorded, present });
-        }
+        let observations = match self.holds(head, &bytes, tree, standing).map_err(damaged)? {
+            Some(observations) => observations,
+            None => {
+                let trace = decode()?;
+                if let Some((path, recorded, present)) = self.first_difference(&trace, tree, standing) {
+                    return Ok(Verdict::Differs { path, recorded, present });
+                }
+                trace.seen.len() as u64
+            }
+        };
         match self.task.only_asked {
             true => self.store.is_durable(head)?,
             false => self.store.ensure_durable(head)?,
         }
-        Ok(Verdict::Holds(trace.seen.len() as u64))
+        Ok(Verdict::Holds(observations))
     }
 
     /// The first observation that does not hold. Cheap facts are asked before contents, so that most misses cost no hashing.
@@ -263,7 +274,7 @@ impl Engine<'_> {
     }
 
     /// Whether a lookup leaves an absolute path out: an own output, or what is ignored.
-    fn is_hidden(&self, path: &[u8], standing: &Standing) -> bool {
+    pub fn is_hidden(&self, path: &[u8], standing: &Standing) -> bool {
         (self.task.settings.own != Own::Observe && standing.contains(path)) || self.is_ignored(path)
     }
 

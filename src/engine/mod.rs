@@ -1,7 +1,7 @@
 //! The engine: everything between "what was asked" and "what happened" for one task.
 //!
 //! ```text
-//! lookup    task key → candidates → the first whose every observation holds now
+//! lookup    task key → candidates → the first whose every observation holds now (`holds`: the quick way to see that)
 //! restore   a record's outputs into the workspace, its output to the terminal
 //! detect    the strategies: how inputs and outputs are found
 //! session   the view in which the command runs on a miss
@@ -15,6 +15,7 @@ pub mod capture;
 pub mod detect;
 pub mod difference;
 pub mod ground;
+pub mod holds;
 pub mod lookup;
 pub mod own;
 pub mod places;

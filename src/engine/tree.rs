@@ -23,7 +23,7 @@ use crate::mounted::Mount;
 use crate::roots::Roots;
 
 /// File systems stamp files with the time of the last timer tick: at most 10 ms old (`CONFIG_HZ=100`), doubled to be safe.
-const REST: i64 = 20_000_000;
+pub const REST: i64 = 20_000_000;
 /// Read size when hashing: large enough for BLAKE3's widest vectors, small enough for the cache.
 const CHUNK: usize = 256 * 1024;
 
@@ -43,6 +43,8 @@ pub struct Tree<'s> {
     /// What the cache knows of files that are about to be asked for.
     expected: HashMap<FileId, CachedDigest>,
     learned: Vec<(FileStamp, Digest, i64)>,
+    /// The newest modification time among inputs that were looked at elsewhere.
+    newest_elsewhere: Option<Time>,
 }
 
 impl<'s> Tree<'s> {
@@ -57,6 +59,7 @@ impl<'s> Tree<'s> {
             digests: HashMap::new(),
             expected: HashMap::new(),
             learned: Vec::new(),
+            newest_elsewhere: None,
         })
     }
 
@@ -174,7 +177,13 @@ impl<'s> Tree<'s> {
     /// The newest modification time among the examined files that `counts`.
     pub fn newest(&self, counts: impl Fn(&[u8]) -> bool) -> Option<Time> {
         let files = self.attrs.iter().filter_map(|(path, attr)| Some((path, attr.as_ref()?)));
-        files.filter(|(path, attr)| attr.kind == Kind::File && counts(path)).map(|(_, attr)| attr.mtime).max()
+        let here = files.filter(|(path, attr)| attr.kind == Kind::File && counts(path)).map(|(_, attr)| attr.mtime);
+        here.chain(self.newest_elsewhere).max()
+    }
+
+    /// Counts a file among those that [`Tree::newest`] tells of, though it was not asked for here.
+    pub fn examined(&mut self, mtime: Time) {
+        self.newest_elsewhere = self.newest_elsewhere.max(Some(mtime));
     }
 
     /// Forgets everything that was examined, but not what was learned: for looking again after a command ran.
@@ -182,6 +191,7 @@ impl<'s> Tree<'s> {
         self.attrs.clear();
         self.digests.clear();
         self.expected.clear();
+        self.newest_elsewhere = None;
         self.ground = Ground::new(self.store, self.mount)?;
         Ok(())
     }

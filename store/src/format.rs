@@ -23,6 +23,7 @@ pub(crate) const BLOBS: &str = "blobs";
 pub(crate) const STAGING: &str = "staging";
 pub(crate) const QUARANTINE: &str = "quarantine";
 pub(crate) const LAYERS: &str = "layers";
+pub(crate) const STAMPS: &str = "stamps";
 const FORMAT: &str = "format";
 
 /// Makes the directory when needed, checks whose it is and which format it has.

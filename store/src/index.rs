@@ -97,13 +97,17 @@ impl Store {
 
     /// The trace with this fingerprint.
     pub fn trace(&self, fingerprint: &Digest) -> Result<Trace, StoreError> {
-        let damaged = |error: DecodeError| StoreError::damaged_part(fingerprint, "list of inputs", error);
+        Trace::decode(&self.trace_bytes(fingerprint)?).map_err(|error| damaged_trace(fingerprint, error))
+    }
+
+    /// The encoded trace with this fingerprint, for [`Walk`](crate::Walk).
+    pub fn trace_bytes(&self, fingerprint: &Digest) -> Result<Vec<u8>, StoreError> {
         let bytes = self.part("SELECT bytes FROM traces WHERE fingerprint = ?1", fingerprint)?;
         let bytes = bytes.ok_or_else(|| StoreError::damaged_part(fingerprint, "list of inputs", "it is missing"))?;
         if Digest::of(&bytes) != *fingerprint {
-            return Err(damaged(DecodeError::Digest));
+            return Err(damaged_trace(fingerprint, DecodeError::Digest));
         }
-        Trace::decode(&bytes).map_err(damaged)
+        Ok(bytes)
     }
 
     /// The manifest whose root node has this digest.
@@ -216,6 +220,11 @@ impl Store {
     fn part(&self, sql: &str, digest: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
         column(&self.index(), sql, digest).map_err(|error| self.index_error(error))
     }
+}
+
+/// A list of inputs that cannot be read.
+pub fn damaged_trace(fingerprint: &Digest, error: DecodeError) -> StoreError {
+    StoreError::damaged_part(fingerprint, "list of inputs", error)
 }
 
 pub(crate) fn damaged(id: &RecordId, what: &'static str, detail: impl ToString) -> StoreError {

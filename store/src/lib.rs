@@ -9,6 +9,7 @@
 //!   blobs/ab/cdef…             bytes named by their BLAKE3 digest, 0444, never written to again
 //!   staging/                   files of running tasks; one directory with a lock file per run
 //!   quarantine/                damaged blobs, indexes and layers, for people to look at
+//!   stamps/<digest>             what files looked like when a record last held in a workspace: only a hint
 //!   layers/<digest>/           what one mounted tree shows besides its real files: `root`, `log`, `lock`
 //!   locks/<digest>             the program's own: held while a run publishes into one workspace
 //!   index.sqlite               records, traces, trees, what stands in which workspace, the digest cache (WAL)
@@ -54,6 +55,7 @@ pub mod path;
 pub mod record;
 mod schema;
 mod staging;
+mod stamps;
 pub mod trace;
 
 use std::path::{Path, PathBuf};
@@ -63,7 +65,7 @@ pub use codec::{DecodeError, EXPANDED_BYTES_MAX, PATH_BYTES_MAX, PATHS_MAX, TARG
 pub use digest::{Digest, NotADigest};
 pub use error::StoreError;
 pub use format::FORMAT_VERSION;
-pub use index::{CachedDigest, FileId, FileStamp, HEADS_MAX, INLINE_BYTES_MAX, NAMES_BYTES_MAX, Names};
+pub use index::{CachedDigest, FileId, FileStamp, HEADS_MAX, INLINE_BYTES_MAX, NAMES_BYTES_MAX, Names, damaged_trace};
 pub use layer::{LayerLog, Step};
 pub use manifest::{Entry, Manifest, Output, Tree};
 pub use pack::{Pack, Packed};
@@ -71,7 +73,7 @@ pub use path::{NotATreePath, Root, TreePath};
 pub use record::{Captured, OwnKey, Record, RecordHead, RecordId, Stream, TaskKey};
 pub use schema::SCHEMA_VERSION;
 pub use staging::Staging;
-pub use trace::{Observation, OpaqueKind, Seen, Trace, listing_digest};
+pub use trace::{Observation, OpaqueKind, Seen, Trace, Walk, listing_digest};
 
 /// An open store. All methods take `&self`; threads may share one.
 #[derive(Debug)]

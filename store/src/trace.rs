@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use crate::digest::Digest;
 use crate::path::TreePath;
 
-pub use encoding::{LISTED_DIR, LISTED_FILE, LISTED_LINK, LISTED_OTHER, listing_digest};
+pub use encoding::{LISTED_DIR, LISTED_FILE, LISTED_LINK, LISTED_OTHER, Walk, Walked, listing_digest};
 pub(crate) use encoding::{decode_listing, encode_listing};
 
 /// One fact about one path. See `docs/SEMANTICS.md` for which request yields which fact.

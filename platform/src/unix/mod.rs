@@ -15,6 +15,7 @@ mod enter_error;
 pub mod front;
 pub mod fuse;
 mod fusermount;
+pub mod glance;
 pub mod identity;
 pub mod mount;
 pub mod mount_users;

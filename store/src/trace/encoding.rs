@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use super::{Observation, OpaqueKind, Seen, Trace};
 use crate::codec::{Budget, DecodeError, PATHS_MAX, Reader, TARGET_BYTES_MAX, Writer};
 use crate::digest::Digest;
-use crate::path::{Root, TreePath};
+use crate::path::{Root, TreePath, is_relative};
 
 const HEADER: &[u8] = b"wT1";
 const LISTING_HEADER: &[u8] = b"wL1";
@@ -58,35 +58,83 @@ impl Trace {
 
     /// Reads canonical bytes back.
     pub fn decode(bytes: &[u8]) -> Result<Trace, DecodeError> {
-        let mut input = Reader::new(bytes, HEADER)?;
-        let mut budget = Budget::new();
+        let mut walk = Walk::new(bytes)?;
         let mut seen = Vec::new();
-        let mut root_before = None;
-        for _ in 0..input.count(GROUP_BYTES_MIN, GROUPS_MAX)? {
-            let root = read_root(&mut input)?;
-            if root_before.is_some_and(|before| before >= root) {
-                return Err(DecodeError::Order);
-            }
-            root_before = Some(root);
-            let entries = input.count(ENTRY_BYTES_MIN, PATHS_MAX - seen.len())?;
-            if entries == 0 {
-                return Err(DecodeError::Order);
-            }
-            let mut path: Vec<u8> = Vec::new();
-            for index in 0..entries {
-                input.next_path(&mut path, index == 0)?;
-                budget.spend(path.len())?;
-                let path = TreePath::new(root, &path).map_err(|_| DecodeError::Path)?;
-                seen.push((path, read_seen(&mut input)?));
-            }
+        while let Some((root, path, one)) = walk.next()? {
+            seen.push((TreePath::new(root, path).map_err(|_| DecodeError::Path)?, one));
         }
-        input.finish()?;
         Ok(Trace { seen: BTreeMap::from_iter(seen) })
     }
 
     /// The digest of the canonical bytes.
     pub fn fingerprint(&self) -> Digest {
         Digest::of(&self.encode())
+    }
+}
+
+/// One entry of a trace: root, path below it, what was seen.
+pub type Walked<'p> = (Root, &'p [u8], Seen);
+
+/// Reads an encoded trace entry by entry, in canonical order, without building it. What it gave before an error means nothing:
+/// only bytes that were read to their end are a trace.
+pub struct Walk<'a> {
+    input: Reader<'a>,
+    budget: Budget,
+    groups: usize,
+    root: Option<Root>,
+    /// How many entries the present group still has.
+    entries: usize,
+    read: usize,
+    first: bool,
+    path: Vec<u8>,
+}
+
+impl<'a> Walk<'a> {
+    /// Begins with the first entry of `bytes`.
+    pub fn new(bytes: &'a [u8]) -> Result<Walk<'a>, DecodeError> {
+        let mut input = Reader::new(bytes, HEADER)?;
+        let groups = input.count(GROUP_BYTES_MIN, GROUPS_MAX)?;
+        let (budget, path) = (Budget::new(), Vec::new());
+        Ok(Walk { input, budget, groups, root: None, entries: 0, read: 0, first: true, path })
+    }
+
+    /// The next entry. `None` once, at the end.
+    #[allow(clippy::should_implement_trait, reason = "an entry borrows the path, which an iterator cannot express")]
+    pub fn next(&mut self) -> Result<Option<Walked<'_>>, DecodeError> {
+        if self.entries == 0 && !self.next_group()? {
+            return Ok(None);
+        }
+        let Some(root) = self.root else { return Ok(None) };
+        self.input.next_path(&mut self.path, self.first)?;
+        self.budget.spend(self.path.len())?;
+        if !is_relative(&self.path) {
+            return Err(DecodeError::Path);
+        }
+        self.first = false;
+        self.entries -= 1;
+        self.read += 1;
+        let seen = read_seen(&mut self.input)?;
+        Ok(Some((root, &self.path, seen)))
+    }
+
+    /// Whether there is another group; begins it.
+    fn next_group(&mut self) -> Result<bool, DecodeError> {
+        let Some(left) = self.groups.checked_sub(1) else {
+            return if self.input.is_empty() { Ok(false) } else { Err(DecodeError::Trailing) };
+        };
+        self.groups = left;
+        let root = read_root(&mut self.input)?;
+        if self.root.is_some_and(|before| before >= root) {
+            return Err(DecodeError::Order);
+        }
+        self.root = Some(root);
+        self.entries = self.input.count(ENTRY_BYTES_MIN, PATHS_MAX - self.read)?;
+        if self.entries == 0 {
+            return Err(DecodeError::Order);
+        }
+        self.first = true;
+        self.path.clear();
+        Ok(true)
     }
 }
 
