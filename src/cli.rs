@@ -12,6 +12,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
 use crate::command::daemon::DaemonCommand;
+use crate::command::doctor::DoctorArgs;
 use crate::command::mount::{MaterializeArgs, MountArgs, UnmountArgs};
 use crate::config::{Own, Scope, Settings};
 
@@ -61,6 +62,8 @@ pub enum Command {
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Say what this machine, this cache and this configuration allow, what a lack costs and how to mend it
+    Doctor(DoctorArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell

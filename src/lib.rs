@@ -30,6 +30,7 @@ pub mod decoders {
 /// The subcommands, one file each.
 mod command {
     pub mod daemon;
+    pub mod doctor;
     pub mod explain;
     pub mod mount;
     pub mod run;
@@ -51,6 +52,11 @@ pub fn main() -> ExitCode {
     let code = match cli::parse(std::env::args_os()) {
         Ok(Cli { command: Command::Run(args) }) => run(*args),
         Ok(Cli { command: Command::Mount(args) }) => mount(&args),
+        // It answers and fails at once: what is missing is its answer.
+        Ok(Cli { command: Command::Doctor(args) }) => match command::doctor::run(&args) {
+            Ok((text, code)) => print(Ok(text)).max(code),
+            Err(error) => print(Err(error)),
+        },
         Ok(Cli { command }) => print(revive().and_then(|()| answer(command))),
         Err(refusal) if refusal.exit_code == 0 => print(Ok(refusal.text)),
         Err(refusal) => {
@@ -119,7 +125,7 @@ fn answer(command: Command) -> anyhow::Result<String> {
         Command::Materialize(args) => command::mount::materialize(&args),
         Command::Status { json } => command::mount::status(json),
         Command::Daemon(command) => command::daemon::run(&command, here),
-        Command::Run(_) | Command::Mount(_) => Ok(String::new()),
+        Command::Run(_) | Command::Mount(_) | Command::Doctor(_) => Ok(String::new()),
     }
 }
 

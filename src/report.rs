@@ -201,9 +201,14 @@ fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     written
 }
 
-/// Whether standard error takes colours: it is a terminal, and `NO_COLOR` is not set to anything.
+/// Whether standard error takes colours.
 fn colours() -> bool {
-    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    colours_for(&std::io::stderr())
+}
+
+/// Whether a stream takes colours: it is a terminal, and `NO_COLOR` is not set to anything.
+pub fn colours_for(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// `text` as one line that cannot steer a terminal: it may hold a path of anybody's making.

@@ -111,6 +111,11 @@ impl Store {
         self.notice.clone()
     }
 
+    /// What is wrong with the index, if a quick look finds anything; changes nothing.
+    pub fn index_flaw(&self) -> Result<Option<String>, StoreError> {
+        schema::quick_flaw(&self.dir, &self.index())
+    }
+
     /// Bytes that may still be written on the disk of the store.
     pub fn free_bytes(&self) -> Result<u64, StoreError> {
         disk::free_bytes(&self.dir).map_err(StoreError::disk("ask for free space of", &self.dir))

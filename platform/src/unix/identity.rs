@@ -45,6 +45,16 @@ pub fn is_read_only(path: &Path) -> bool {
     rustix::fs::statvfs(path).is_ok_and(|space| space.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
 }
 
+/// Whether this process may make something in a directory.
+pub fn may_write(dir: &Path) -> bool {
+    rustix::fs::access(dir, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).is_ok()
+}
+
+/// Bytes that this user may still write on the disk of a path.
+pub fn free_bytes(path: &Path) -> Option<u64> {
+    rustix::fs::statvfs(path).ok().map(|space| space.f_bavail.saturating_mul(space.f_frsize))
+}
+
 /// Makes the file system of `root` hand over what programs wrote through mapped memory, and tells whether it still answers.
 pub fn write_back(root: &OwnedFd) -> io::Result<()> {
     rustix::fs::syncfs(root.as_fd())?;

@@ -17,6 +17,7 @@ pub mod fuse;
 mod fusermount;
 pub mod glance;
 pub mod identity;
+pub mod machine;
 pub mod mount;
 pub mod mount_users;
 pub mod mount_ways;

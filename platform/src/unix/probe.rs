@@ -34,12 +34,12 @@ pub struct Caps {
 
 /// Asks for all of it. Starts a short-lived child to try out namespaces.
 pub fn caps() -> Caps {
-    Caps {
-        fuse_device: fuse_available(),
-        namespaces: namespaces_available(),
-        admin: has_admin(),
-        kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
-    }
+    Caps { fuse_device: fuse_available(), namespaces: namespaces_available(), admin: has_admin(), kernel: kernel() }
+}
+
+/// The kernel's release.
+pub fn kernel() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
 /// Whether `/dev/fuse` can be opened, or why not and what to do.
@@ -121,7 +121,8 @@ fn failure(stage: Stage, errno: i32) -> String {
     EnterError::Failed { stage, errno, path: None }.to_string()
 }
 
-fn has_admin() -> bool {
+/// Whether this process has `CAP_SYS_ADMIN`.
+pub(crate) fn has_admin() -> bool {
     status_line("CapEff:")
         .and_then(|text| u64::from_str_radix(&text, 16).ok())
         .is_some_and(|effective| effective >> CAP_SYS_ADMIN & 1 == 1)
