@@ -11,6 +11,7 @@ use std::str::FromStr;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
+use crate::command::cache::CacheCommand;
 use crate::command::daemon::DaemonCommand;
 use crate::command::doctor::DoctorArgs;
 use crate::command::mount::{MaterializeArgs, MountArgs, UnmountArgs};
@@ -56,7 +57,7 @@ pub enum Command {
     /// The process that serves mounted working trees
     #[command(subcommand)]
     Daemon(DaemonCommand),
-    /// Look at the cache
+    /// Look at the cache and take care of it
     #[command(subcommand)]
     Cache(CacheCommand),
     /// Look at the configuration
@@ -69,17 +70,6 @@ pub enum Command {
         /// The shell
         #[arg(value_name = "SHELL")]
         shell: clap_complete::Shell,
-    },
-}
-
-/// `wink cache …`.
-#[derive(Debug, Subcommand)]
-pub enum CacheCommand {
-    /// Print the directory of the cache
-    Dir {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
     },
 }
 

@@ -29,6 +29,7 @@ pub mod decoders {
 
 /// The subcommands, one file each.
 mod command {
+    pub mod cache;
     pub mod daemon;
     pub mod doctor;
     pub mod explain;
@@ -43,7 +44,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::CommandFactory;
 
-use cli::{CacheCommand, Cli, Command, ConfigCommand, EXIT_FAILURE, EXIT_OWN_FAILURE, RunArgs};
+use cli::{Cli, Command, ConfigCommand, EXIT_FAILURE, EXIT_OWN_FAILURE, RunArgs};
 use config::Config;
 use report::{Report, one_line};
 
@@ -108,12 +109,12 @@ fn answer(command: Command) -> anyhow::Result<String> {
     match command {
         Command::Explain(args) => command::explain::run(&args),
         Command::Trace(args) => command::trace::run(&args),
-        Command::Cache(CacheCommand::Dir { json }) => {
-            let config = here()?;
-            let dir = config.store_dir()?.to_string_lossy();
-            Ok(if json { format!("{}\n", serde_json::json!({ "path": dir })) } else { format!("{dir}\n") })
-        }
-        Command::Config(ConfigCommand::Schema) => Ok(format!("{:#}\n", config::schema::schema())),
+        Command::Cache(command) => command::cache::run(&command, here),
+        Command::Config(ConfigCommand::Schema) => Ok(format!(
+            "{:#}
+",
+            config::schema::schema()
+        )),
         Command::Config(ConfigCommand::Show { json: true }) => Ok(format!("{:#}\n", here()?.show_json())),
         Command::Config(ConfigCommand::Show { json: false }) => Ok(here()?.show()),
         Command::Completions { shell } => {

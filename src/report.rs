@@ -20,6 +20,80 @@ pub enum Status {
     Uncached,
 }
 
+/// The kinds of reasons for which a run is no hit, as they are counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Class {
+    /// It is a hit.
+    #[default]
+    None,
+    /// No record has this task key, nor was there one for such a command here.
+    FirstRun,
+    /// The environment, a setting or a declared input is another one than in earlier runs of the command here.
+    KeyChanged,
+    /// A recorded fact does not hold.
+    InputChanged,
+    /// The record holds at another place only.
+    Elsewhere,
+    /// `--force`, or the cache is not to be read.
+    NotAsked,
+    /// What was stored is damaged.
+    Damaged,
+    /// A file to be restored has other names.
+    HardLinks,
+    /// The outputs could not be put in place.
+    NotRestored,
+    /// The command failed.
+    Failed,
+    /// It was interrupted or killed.
+    Interrupted,
+    /// Processes outlived it.
+    Survivors,
+    /// It wrote outside the workspace.
+    OutsideWrite,
+    /// What it saw may not be all, or has changed meanwhile.
+    Doubt,
+    /// Not all that it left could be published.
+    NotPublished,
+    /// Its result could not be stored, or is not to be.
+    NotStored,
+    /// It ran inside another task.
+    Nested,
+    /// Its package is not to be cached.
+    Excluded,
+    /// It could not be watched: no view, a descriptor that was handed to it, a workspace that is read-only or everything.
+    NotWatched,
+    /// The cache could not be used.
+    NoCache,
+}
+
+impl Class {
+    /// As it is counted.
+    pub fn name(self) -> &'static str {
+        match self {
+            Class::None => "",
+            Class::FirstRun => "first_run",
+            Class::KeyChanged => "key_changed",
+            Class::InputChanged => "input_changed",
+            Class::Elsewhere => "elsewhere",
+            Class::NotAsked => "not_asked",
+            Class::Damaged => "damaged",
+            Class::HardLinks => "hard_links",
+            Class::NotRestored => "not_restored",
+            Class::Failed => "failed",
+            Class::Interrupted => "interrupted",
+            Class::Survivors => "survivors",
+            Class::OutsideWrite => "outside_write",
+            Class::Doubt => "doubt",
+            Class::NotPublished => "not_published",
+            Class::NotStored => "not_stored",
+            Class::Nested => "nested",
+            Class::Excluded => "excluded",
+            Class::NotWatched => "not_watched",
+            Class::NoCache => "no_cache",
+        }
+    }
+}
+
 /// How restored files came into the workspace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -53,6 +127,9 @@ pub struct Report {
     pub status: Status,
     /// Why it was not a hit; null for a hit.
     pub reason: Option<String>,
+    /// Which kind of reason that is.
+    #[serde(skip)]
+    pub class: Class,
     /// The task key, hexadecimal; null if wink failed before it was known.
     pub task_key: Option<String>,
     /// The record that was used or made, hexadecimal.

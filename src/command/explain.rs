@@ -57,7 +57,7 @@ pub fn run(args: &ExplainArgs) -> anyhow::Result<String> {
     args.task.refuse_unbuilt()?;
     let (mut task, config) = prepare(&args.task, false)?;
     let foreseen = match barred(&task) {
-        Some(reason) => Foreseen { reason: Some(reason), ..Foreseen::default() },
+        Some((_, reason)) => Foreseen { reason: Some(reason), ..Foreseen::default() },
         None => foresee(&mut task, &config, !args.task.no_daemon, None, true),
     };
     if args.json {

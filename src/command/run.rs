@@ -3,13 +3,14 @@
 //! Whatever goes wrong with the cache, the command runs; whatever is in doubt about the run, it is not recorded. Only what keeps wink from
 //! even starting the command (a mistaken flag, a mistaken configuration) ends without running it.
 
+mod count;
 pub mod decide;
 mod miss;
 mod native;
 mod prepare;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -22,9 +23,11 @@ use crate::engine::lookup::Found;
 use crate::engine::own::Standing;
 use crate::engine::restore::replay;
 use crate::engine::tree::Tree;
-use crate::engine::{Engine, Task, now_ms};
+use crate::engine::{Engine, Task};
 pub use crate::environment::INSIDE;
-use crate::report::{Report, Status};
+use crate::report::{Class, Report, Status};
+
+use native::Why;
 
 use decide::{Decision, Hit, barred, decide, foresee, own_outputs};
 pub use prepare::prepare;
@@ -70,24 +73,33 @@ pub fn run(args: RunArgs) -> anyhow::Result<i32> {
     let (mut task, config) = prepare(&asked.args.task, asked.args.quiet)?;
     let policy = asked.args.policy();
     let switched_off = asked.args.no_cache || !(policy.local.read || policy.local.write);
-    let switched_off = switched_off.then(|| "the cache is switched off".to_owned());
-    if let Some(reason) = switched_off.filter(|_| std::env::var_os(INSIDE).is_none()).or_else(|| barred(&task)) {
-        return natively(&asked, &task, reason);
+    let inside = std::env::var_os(INSIDE).is_some();
+    if switched_off && !inside {
+        let reason = "the cache is switched off".to_owned();
+        return natively(&asked, &task, Why { class: Class::NoCache, reason, store: None });
+    }
+    let dir = config.store_dir().ok();
+    if let Some((class, reason)) = barred(&task) {
+        return natively(&asked, &task, Why { class, reason, store: dir.filter(|_| !switched_off) });
     }
     if asked.args.dry_run {
         return Ok(foretell(&asked, &mut task, &config));
     }
     let store = match decide::open(&mut task, &config, !asked.args.task.no_daemon) {
         Ok(store) => store,
-        Err(error) => return natively(&asked, &task, crate::explain(&error)),
+        Err(error) => return natively(&asked, &task, no_cache(&error, dir)),
     };
     if let Some(notice) = store.notice().filter(|_| !asked.args.quiet) {
         crate::complain(&notice);
     }
     match cached(&asked, &task, store) {
         Ok(code) => Ok(code),
-        Err(error) => natively(&asked, &task, crate::explain(&error)),
+        Err(error) => natively(&asked, &task, no_cache(&error, dir)),
     }
+}
+
+fn no_cache<'a>(error: &anyhow::Error, store: Option<&'a Path>) -> Why<'a> {
+    Why { class: Class::NoCache, reason: crate::explain(error), store }
 }
 
 /// `--dry-run`: says what would happen.
@@ -113,10 +125,10 @@ fn foretell(asked: &Asked, task: &mut Task, config: &Config) -> i32 {
 }
 
 /// Runs the command without a view, in a process of its own all the same: what a signal means is told apart there.
-fn natively(asked: &Asked, task: &Task, reason: String) -> anyhow::Result<i32> {
-    let run = |reason: String| native::run(asked, task, reason);
+fn natively(asked: &Asked, task: &Task, why: Why<'_>) -> anyhow::Result<i32> {
+    let run = |why: Why<'_>| native::run(asked, task, why);
     let apart = front::split(|announcer| {
-        let code = run(reason.clone()).unwrap_or_else(|error| {
+        let code = run(why.clone()).unwrap_or_else(|error| {
             crate::complain(&crate::explain(&error));
             crate::cli::EXIT_OWN_FAILURE
         });
@@ -124,7 +136,7 @@ fn natively(asked: &Asked, task: &Task, reason: String) -> anyhow::Result<i32> {
     });
     match apart {
         Ok(code) => Ok(code.unwrap_or_else(|| lost(asked))),
-        Err(_) => run(reason),
+        Err(_) => run(why),
     }
 }
 
@@ -143,7 +155,7 @@ fn cached(asked: &Asked, task: &Task, store: Arc<Store>) -> anyhow::Result<i32> 
     let mut tree = Tree::new(&store, task.mount.as_ref())?;
     let standing = own_outputs(&engine, &mut tree)?;
     let decision = match asked.unread() {
-        Some(reason) => Decision::Miss(Box::new(Found::not_asked(reason))),
+        Some(reason) => Decision::Miss(Box::new(Found::none(Class::NotAsked, reason))),
         None => decide(&engine, &mut tree, &standing)?,
     };
     let lookup_ms = asked.elapsed_ms();
@@ -177,7 +189,8 @@ fn cached(asked: &Asked, task: &Task, store: Arc<Store>) -> anyhow::Result<i32> 
         // What is half restored is hidden from the command: it runs as from clean.
         Err(error) => {
             tree.start_over()?;
-            let found = Found::not_asked(&format!("the outputs could not be restored: {error:#}"));
+            let reason = format!("the outputs could not be restored: {error:#}");
+            let found = Found::none(Class::NotRestored, &reason);
             let standing = own_outputs(&engine, &mut tree)?;
             drop(tree);
             return missed(asked, task, store, Missed { found, standing, lookup_ms });
@@ -186,8 +199,8 @@ fn cached(asked: &Asked, task: &Task, store: Arc<Store>) -> anyhow::Result<i32> 
     report.restore_ms = asked.elapsed_ms() - lookup_ms;
     replay(&captured);
     // What is remembered for the next run is no reason to spoil this one.
-    let _ = store.touch(&head.id, now_ms());
-    let _ = store.set_last(engine.workspace(), &task.keys.own, &head.id, now_ms());
+    let run = count::counted(asked, task, &report);
+    let _ = store.hit(&wink_store::Hit { record: &head.id, own_key: &task.keys.own, run });
     tree.save();
     Ok(asked.deliver(report))
 }
@@ -196,8 +209,10 @@ fn cached(asked: &Asked, task: &Task, store: Arc<Store>) -> anyhow::Result<i32> 
 fn missed(asked: &Asked, task: &Task, store: Arc<Store>, missed: Missed) -> anyhow::Result<i32> {
     if identity::is_read_only(&task.workspace) {
         // In a view the command could write, and what it wrote would be lost.
+        let dir = store.dir().to_owned();
         drop(store);
-        return natively(asked, task, "the workspace is read-only".to_owned());
+        let reason = "the workspace is read-only".to_owned();
+        return natively(asked, task, Why { class: Class::NotWatched, reason, store: Some(&dir) });
     }
     let dir: PathBuf = store.dir().to_owned();
     // A database connection must not cross a fork: the engine opens its own.
@@ -213,8 +228,8 @@ fn lost(asked: &Asked) -> i32 {
 }
 
 impl Found {
-    fn not_asked(reason: &str) -> Found {
-        Found { hit: None, difference: None, reason: reason.to_owned(), damage: None }
+    fn none(class: Class, reason: &str) -> Found {
+        Found { hit: None, difference: None, reason: reason.to_owned(), class, damage: None }
     }
 }
 

@@ -90,6 +90,8 @@ pub struct Harvest {
     pub lost: Option<String>,
     /// Why this must not be recorded; empty if it may.
     pub doubts: Vec<String>,
+    /// The command wrote outside the workspace.
+    pub wrote_outside: bool,
     /// The result depends on the state of earlier outputs: the next run must start from clean.
     pub tainted: bool,
     /// The first ignored file of somebody else's that the command changed.
@@ -422,6 +424,7 @@ impl Capture<'_, '_> {
     }
 
     fn notes(&mut self) {
+        self.out.wrote_outside = self.run.notes.outside.is_some();
         if let Some((path, count)) = &self.run.notes.outside {
             let more = if *count > 1 { format!(" (and {} more changes)", count - 1) } else { String::new() };
             self.out

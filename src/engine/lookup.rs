@@ -18,7 +18,7 @@ use super::own::Standing;
 use super::tree::{Tree, letters, look};
 use crate::config::{Own, matches_glob};
 use crate::key::{KeyParts, PartDifference};
-use crate::report::Difference;
+use crate::report::{Class, Difference};
 
 /// What a lookup found.
 pub struct Found {
@@ -28,6 +28,8 @@ pub struct Found {
     pub difference: Option<Difference>,
     /// Why nothing was found, for people.
     pub reason: String,
+    /// Which kind of reason that is.
+    pub class: Class,
     /// Damage that was met on the way, in one line.
     pub damage: Option<String>,
 }
@@ -64,11 +66,12 @@ impl Engine<'_> {
     /// Tries every candidate.
     pub fn lookup(&self, tree: &mut Tree<'_>, standing: &Standing) -> Result<Found, StoreError> {
         let candidates = self.candidates()?;
-        let mut found = Found { hit: None, difference: None, reason: "first run".to_owned(), damage: None };
+        let (reason, class) = ("first run".to_owned(), Class::FirstRun);
+        let mut found = Found { hit: None, difference: None, reason, class, damage: None };
         let workspace = self.workspace();
         if candidates.is_empty() {
-            let Miss { reason, difference } = self.explain_key()?;
-            return Ok(Found { reason, difference, ..found });
+            let (class, Miss { reason, difference }) = self.explain_key()?;
+            return Ok(Found { reason, class, difference, ..found });
         }
         let nearest = self.store.last(workspace, &self.task.keys.own)?;
         let mut explained = false;
@@ -83,6 +86,7 @@ impl Engine<'_> {
                     explained = true;
                     if let Err(miss) = self.say(&head, differs, tree, standing) {
                         (found.reason, found.difference) = (miss.reason, miss.difference);
+                        found.class = if found.difference.is_some() { Class::InputChanged } else { Class::Elsewhere };
                     }
                 }
                 Ok(_) => {}
@@ -91,6 +95,7 @@ impl Engine<'_> {
                         self.store.drop_record(&head.id)?;
                     }
                     found.reason = "a damaged record was dropped".to_owned();
+                    found.class = Class::Damaged;
                     found.damage = Some(format!("a damaged record was dropped: {error}"));
                     explained = true;
                 }
@@ -128,9 +133,9 @@ impl Engine<'_> {
 
     /// Why no record has this task key: what it differs in from the key of an earlier run of the command here. Of several earlier keys the
     /// nearest is told: of the same directory if possible, with the fewest differences, the latest.
-    fn explain_key(&self) -> Result<Miss, StoreError> {
+    fn explain_key(&self) -> Result<(Class, Miss), StoreError> {
         let parts = &self.task.keys.parts;
-        let told = |reason: &str| Miss { reason: reason.to_owned(), difference: None };
+        let told = |reason: &str| (Class::FirstRun, Miss { reason: reason.to_owned(), difference: None });
         let mut other_arguments = false;
         let mut nearest: Option<((bool, usize), Vec<PartDifference>)> = None;
         for earlier in self.store.recent_keys(self.workspace())? {
@@ -162,7 +167,7 @@ impl Engine<'_> {
             recorded: recorded.clone().unwrap_or_else(|| "absent".to_owned()),
             present: present.clone().unwrap_or_else(|| "absent".to_owned()),
         });
-        Ok(Miss { reason: format!("{}{more}", first.text), difference })
+        Ok((Class::KeyChanged, Miss { reason: format!("{}{more}", first.text), difference }))
     }
 
     /// Whether a run with this task key took place in this workspace.

@@ -95,6 +95,8 @@ pub(crate) struct Facts {
     pub is_file: bool,
     pub is_dir: bool,
     pub size: u64,
+    /// What it takes on the disk.
+    pub disk_bytes: u64,
     pub mode: u32,
     pub owner: u32,
     pub ctime_s: i64,
@@ -107,6 +109,7 @@ impl From<fs::Metadata> for Facts {
             is_file: found.is_file(),
             is_dir: found.is_dir(),
             size: found.len(),
+            disk_bytes: found.blocks().saturating_mul(512),
             mode: found.mode() & 0o7777,
             owner: found.uid(),
             ctime_s: found.ctime(),

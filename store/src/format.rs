@@ -26,6 +26,11 @@ pub(crate) const LAYERS: &str = "layers";
 pub(crate) const STAMPS: &str = "stamps";
 const FORMAT: &str = "format";
 
+/// Whether there is a store in `dir`, of whatever version.
+pub(crate) fn is_there(dir: &Path) -> bool {
+    disk::stat(&dir.join(FORMAT)).is_ok_and(|found| found.is_file)
+}
+
 /// Makes the directory when needed, checks whose it is and which format it has.
 pub(crate) fn prepare(dir: &Path) -> Result<(), StoreError> {
     // The common case first: everything is there.

@@ -10,6 +10,8 @@ mod insert;
 mod keys;
 mod last;
 mod names;
+mod runs;
+mod uses;
 
 use std::sync::{MutexGuard, PoisonError};
 
@@ -28,12 +30,14 @@ use crate::{Store, schema};
 pub use digests::{CachedDigest, FileId, FileStamp};
 pub use insert::INLINE_BYTES_MAX;
 pub use names::{NAMES_BYTES_MAX, Names};
+pub use runs::{Outcome, RunCounted, Runs};
+pub use uses::Hit;
 
 /// How many heads one question gives at most; a task with more live variants than this gains nothing from the oldest.
 pub const HEADS_MAX: usize = 4096;
 
 /// The columns of a head, in the order in which [`read_head`] takes them.
-const HEAD: &str = "id, task_key, own_key, usable, fingerprint, manifest, exit_code, command_ms, created_ms, \
+pub(crate) const HEAD: &str = "id, task_key, own_key, usable, fingerprint, manifest, exit_code, command_ms, created_ms, \
      bound_workspace, bound_home, depth, output_bytes, captured_digest, details_digest, seal, turn";
 
 /// A row of `records` that has been checked.
@@ -65,7 +69,8 @@ impl Store {
     /// The usable records of a task, most recently used first.
     pub fn candidates(&self, key: &TaskKey) -> Result<Vec<RecordHead>, StoreError> {
         let sql = format!(
-            "SELECT {HEAD} FROM records WHERE task_key = ?1 AND usable = 1 ORDER BY used_ms DESC, turn DESC LIMIT {HEADS_MAX}"
+            "SELECT {HEAD} FROM records LEFT JOIN uses USING (turn) WHERE task_key = ?1 AND usable = 1 \
+             ORDER BY ifnull(uses.used_ms, records.used_ms) DESC, turn DESC LIMIT {HEADS_MAX}"
         );
         self.heads(&sql, [&key.0.0[..]])
     }
@@ -260,7 +265,7 @@ fn bytes(row: &Row<'_>, column: usize) -> Result<Option<Vec<u8>>, rusqlite::Erro
 }
 
 /// Takes a row apart and checks its seal. No type is trusted: SQLite columns hold whatever their pages say.
-fn read_head(row: &Row<'_>) -> Result<Result<CheckedRow, BadRow>, rusqlite::Error> {
+pub(crate) fn read_head(row: &Row<'_>) -> Result<Result<CheckedRow, BadRow>, rusqlite::Error> {
     let turn = match row.get_ref(16)? {
         ValueRef::Integer(turn) => turn,
         _ => 0,

@@ -56,6 +56,7 @@ pub mod record;
 mod schema;
 mod staging;
 mod stamps;
+mod survey;
 pub mod trace;
 
 use std::path::{Path, PathBuf};
@@ -65,7 +66,10 @@ pub use codec::{DecodeError, EXPANDED_BYTES_MAX, PATH_BYTES_MAX, PATHS_MAX, TARG
 pub use digest::{Digest, NotADigest};
 pub use error::StoreError;
 pub use format::FORMAT_VERSION;
-pub use index::{CachedDigest, FileId, FileStamp, HEADS_MAX, INLINE_BYTES_MAX, NAMES_BYTES_MAX, Names, damaged_trace};
+pub use index::{
+    CachedDigest, FileId, FileStamp, HEADS_MAX, Hit, INLINE_BYTES_MAX, NAMES_BYTES_MAX, Names, Outcome, RunCounted,
+    Runs, damaged_trace,
+};
 pub use layer::{LayerLog, Step};
 pub use manifest::{Entry, Manifest, Output, Tree};
 pub use pack::{Pack, Packed};
@@ -73,7 +77,13 @@ pub use path::{NotATreePath, Root, TreePath};
 pub use record::{Captured, OwnKey, Record, RecordHead, RecordId, Stream, TaskKey};
 pub use schema::SCHEMA_VERSION;
 pub use staging::Staging;
+pub use survey::{Listed, Sizes};
 pub use trace::{Observation, OpaqueKind, Seen, Trace, Walk, listing_digest};
+
+/// Whether there is a store in `dir`. Opening makes one where there is none.
+pub fn exists(dir: &Path) -> bool {
+    format::is_there(dir)
+}
 
 /// An open store. All methods take `&self`; threads may share one.
 #[derive(Debug)]

@@ -21,7 +21,10 @@ use crate::error::StoreError;
 use crate::{disk, format};
 
 /// The version of the tables below, kept in SQLite's `user_version`.
-pub const SCHEMA_VERSION: i64 = 1;
+pub const SCHEMA_VERSION: i64 = 2;
+
+/// The oldest version that is brought up to date; see [`MORE_TABLES`].
+const OLDEST_VERSION: i64 = 1;
 
 /// How long to wait for another process: longer than any transaction here takes, short enough to give up and run uncached.
 pub(crate) const BUSY: Duration = Duration::from_secs(10);
@@ -43,8 +46,8 @@ const DAMAGED: &str = "index.damaged";
 /// The files that make up an index.
 const SUFFIXES: [&str; 3] = ["", "-wal", "-shm"];
 
-/// `records` keeps its long columns last: SQLite then reads a head without touching their pages. `captured` is empty when
-/// the output is a blob. `turn` tells apart what happened in one millisecond. `meta` is for counters and settings to come.
+/// The tables of version 1. `records` keeps its long columns last: SQLite then reads a head without touching their pages. `captured`
+/// is empty when the output is a blob. `turn` tells apart what happened in one millisecond.
 const TABLES: &str = "
 CREATE TABLE meta (name TEXT PRIMARY KEY NOT NULL, value BLOB) WITHOUT ROWID;
 CREATE TABLE records (
@@ -104,8 +107,27 @@ CREATE TABLE digests (
 ) WITHOUT ROWID;
 ";
 
+/// What version 2 has besides. `uses` holds when a record was last used and how often: a hit then changes a row of a few bytes and not
+/// one with all that the command printed; a record without a row there was last used when `records.used_ms` says, so that a program
+/// of version 1 which has the index open goes on working. `runs` counts.
+const MORE_TABLES: &str = "
+CREATE TABLE uses (turn INTEGER PRIMARY KEY NOT NULL, used_ms INTEGER NOT NULL, hits INTEGER NOT NULL);
+CREATE TABLE runs (
+    workspace BLOB NOT NULL,
+    outcome INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    runs INTEGER NOT NULL,
+    lookup_us INTEGER NOT NULL,
+    work_us INTEGER NOT NULL,
+    command_ms INTEGER NOT NULL,
+    saved_us INTEGER NOT NULL,
+    last_ms INTEGER NOT NULL,
+    PRIMARY KEY (workspace, outcome, reason)
+) WITHOUT ROWID;
+";
+
 /// Touches every table and column group, so that a foreign or half-made index is noticed when it is opened.
-const PROBES: [&str; 7] = [
+const PROBES: [&str; 9] = [
     "SELECT name, value FROM meta LIMIT 0",
     "SELECT id, task_key, own_key, usable, seal, captured FROM records LIMIT 0",
     "SELECT fingerprint, bytes FROM traces LIMIT 0",
@@ -113,6 +135,8 @@ const PROBES: [&str; 7] = [
     "SELECT workspace, own_key, record_id, at_ms, turn FROM last LIMIT 0",
     "SELECT workspace, task_key, parts, turn FROM keys LIMIT 0",
     "SELECT dev, ino, size, mtime_ns, ctime_ns, digest, hashed_at_ns FROM digests LIMIT 0",
+    "SELECT turn, used_ms, hits FROM uses LIMIT 0",
+    "SELECT workspace, outcome, reason, runs, lookup_us, work_us, command_ms, saved_us, last_ms FROM runs LIMIT 0",
 ];
 
 /// Where the index of the store in `dir` is.
@@ -120,11 +144,17 @@ pub(crate) fn index_path(dir: &Path) -> PathBuf {
     dir.join(INDEX)
 }
 
+/// All files of the index of the store in `dir`.
+pub(crate) fn index_files(dir: &Path) -> [PathBuf; 3] {
+    SUFFIXES.map(|suffix| with_suffix(&index_path(dir), suffix))
+}
+
 /// What opening can come to besides an error.
 enum Outcome {
     Ready(Connection),
-    /// There is none, or an empty one: it has to be made, under the exclusive lock.
-    Missing,
+    /// There is none, or an empty one: it has to be made, under the exclusive lock. Under the shared one also an index of an earlier
+    /// version, which has to be brought up to date.
+    Unready,
     Damaged(String),
 }
 
@@ -132,12 +162,12 @@ enum Outcome {
 pub(crate) fn open(dir: &Path) -> Result<(Connection, Option<String>), StoreError> {
     if !exists(&dir.join(DAMAGED))? {
         let _shared = lock(dir, false)?;
-        if let Outcome::Ready(index) = open_present(dir)? {
+        if let Outcome::Ready(index) = open_present(dir, false)? {
             return Ok((index, None));
         }
     }
     let _exclusive = lock(dir, true)?;
-    let outcome = match open_present(dir)? {
+    let outcome = match open_present(dir, true)? {
         Outcome::Ready(index) if exists(&dir.join(DAMAGED))? => match flaw(dir, &index)? {
             None => Outcome::Ready(index),
             Some(detail) => Outcome::Damaged(detail),
@@ -146,7 +176,7 @@ pub(crate) fn open(dir: &Path) -> Result<(Connection, Option<String>), StoreErro
     };
     let (index, notice) = match outcome {
         Outcome::Ready(index) => (index, None),
-        Outcome::Missing => (create(dir)?, None),
+        Outcome::Unready => (create(dir)?, None),
         Outcome::Damaged(detail) => {
             let aside = set_aside(dir)?;
             let notice = format!(
@@ -183,14 +213,18 @@ fn lock(dir: &Path, exclusive: bool) -> Result<File, StoreError> {
     }
 }
 
-/// Opens an index that is there and has its tables.
-fn open_present(dir: &Path) -> Result<Outcome, StoreError> {
+/// Opens an index that is there and has its tables. With the exclusive lock (`alone`) one of an earlier version gets what it lacks.
+fn open_present(dir: &Path, alone: bool) -> Result<Outcome, StoreError> {
     let path = index_path(dir);
     if !exists(&path)? {
-        return Ok(Outcome::Missing);
+        return Ok(Outcome::Unready);
     }
-    let ready = connect(&path, OpenFlags::empty()).and_then(|index| {
-        let version: i64 = index.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let ready = connect(&path, OpenFlags::empty()).and_then(|mut index| {
+        let mut version: i64 = index.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        if alone && (OLDEST_VERSION..SCHEMA_VERSION).contains(&version) {
+            update(&mut index)?;
+            version = SCHEMA_VERSION;
+        }
         if version == SCHEMA_VERSION {
             for probe in PROBES {
                 index.prepare(probe)?;
@@ -208,11 +242,12 @@ fn open_present(dir: &Path) -> Result<Outcome, StoreError> {
         Ok((index, 0)) => {
             let tables: Result<i64, _> = index.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0));
             Ok(match tables {
-                Ok(0) => Outcome::Missing,
+                Ok(0) => Outcome::Unready,
                 Ok(_) => Outcome::Damaged("it holds something else".to_owned()),
                 Err(error) => Outcome::Damaged(error.to_string()),
             })
         }
+        Ok((_, OLDEST_VERSION..SCHEMA_VERSION)) => Ok(Outcome::Unready),
         Ok((_, version)) => Ok(Outcome::Damaged(format!("its version is {version}"))),
         Err(error) if is_damage(&error) => Ok(Outcome::Damaged(error.to_string())),
         // A table or column that should be there is not: SQLite calls that a mistake in the statement.
@@ -237,11 +272,21 @@ fn create(dir: &Path) -> Result<Connection, StoreError> {
         index.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
         let change = index.transaction_with_behavior(TransactionBehavior::Immediate)?;
         change.execute_batch(TABLES)?;
+        change.execute_batch(MORE_TABLES)?;
         change.pragma_update(None, "user_version", SCHEMA_VERSION)?;
         change.commit()?;
         Ok(index)
     };
     make().map_err(|error| convert(&path, error))
+}
+
+/// Brings an index of version 1 up to date: in one transaction, and without touching what is there. A program that opened it before
+/// goes on working with it.
+fn update(index: &mut Connection) -> Result<(), rusqlite::Error> {
+    let change = index.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    change.execute_batch(MORE_TABLES)?;
+    change.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    change.commit()
 }
 
 fn connect(path: &Path, more: OpenFlags) -> Result<Connection, rusqlite::Error> {

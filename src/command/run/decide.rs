@@ -17,21 +17,23 @@ use crate::engine::session::too_few_descriptors;
 use crate::engine::tree::Tree;
 use crate::engine::{Engine, Task};
 use crate::package::excluded;
-use crate::report::{Difference, Status};
+use crate::report::{Class, Difference, Status};
 
 /// Why the cache takes no part in a task, where that is known before it is opened.
-pub fn barred(task: &Task) -> Option<String> {
+pub fn barred(task: &Task) -> Option<(Class, String)> {
     if std::env::var_os(INSIDE).is_some() {
-        return Some("inside another task, which sees and records all of it".to_owned());
+        return Some((Class::Nested, "inside another task, which sees and records all of it".to_owned()));
     }
     if let Some(name) = excluded(&task.cwd, &task.workspace, &task.settings.exclude_packages) {
-        return Some(format!("the package {name} is excluded from caching (exclude_packages)"));
+        let reason = format!("the package {name} is excluded from caching (exclude_packages)");
+        return Some((Class::Excluded, reason));
     }
     if let Some(handed) = identity::handed_descriptor(&task.workspace, &task.argv) {
-        return Some(format!("{handed} was handed to the command, and nobody sees what comes and goes there"));
+        let reason = format!("{handed} was handed to the command, and nobody sees what comes and goes there");
+        return Some((Class::NotWatched, reason));
     }
     let everything = task.workspace.parent().is_none();
-    everything.then(|| "the workspace is the whole file system; run it in a project".to_owned())
+    everything.then(|| (Class::NotWatched, "the workspace is the whole file system; run it in a project".to_owned()))
 }
 
 /// Opens the store, and finds the mount that the workspace lies in.
@@ -72,9 +74,13 @@ pub fn decide(engine: &Engine<'_>, tree: &mut Tree<'_>, standing: &Standing) -> 
             if !engine.task.only_asked {
                 engine.store.drop_record(&head.id)?;
             }
+            found.class = Class::Damaged;
             format!("a damaged record was dropped: {error}")
         }
-        Err(NoPlan::OtherLinks(path)) => format!("{path} has got other names (hard links)"),
+        Err(NoPlan::OtherLinks(path)) => {
+            found.class = Class::HardLinks;
+            format!("{path} has got other names (hard links)")
+        }
         Err(NoPlan::Failed(error)) => return Err(error),
     };
     Ok(Decision::Miss(Box::new(found)))

@@ -11,20 +11,20 @@ use wink_platform::unix::task::{Finished, Outcome};
 use wink_store::{Captured, Digest, Output, Record, RecordHead, RecordId};
 use wink_store::{Store, StoreError};
 
-use super::{Asked, Missed, native, not_started};
+use super::{Asked, Missed, Why, count, native, not_started};
 use crate::engine::capture::Harvest;
 use crate::engine::detect::{Attempt, Ended};
 use crate::engine::publish::lock;
 use crate::engine::tree::Tree;
 use crate::engine::{Engine, Task, now_ms};
-use crate::report::{Report, Status};
+use crate::report::{Class, Report, Status};
 
 /// How many survivors are named in the one line.
 const NAMED_MAX: usize = 3;
 
 /// Everything the engine process does.
-pub fn engine(asked: &Asked, task: &Task, store: &Path, missed: Missed, announcer: Announcer) {
-    let code = match Store::open(store).map(Arc::new).context("the cache cannot be opened") {
+pub fn engine(asked: &Asked, task: &Task, dir: &Path, missed: Missed, announcer: Announcer) {
+    let code = match Store::open(dir).map(Arc::new).context("the cache cannot be opened") {
         Ok(store) => match run(asked, &Engine { store: &store, task }, missed) {
             Ok(Done { report, outlived }) => {
                 let code = asked.deliver(report);
@@ -36,25 +36,32 @@ pub fn engine(asked: &Asked, task: &Task, store: &Path, missed: Missed, announce
                     None => code,
                 }
             }
-            Err(Trouble::BeforeTheCommand(error)) => fall_back(asked, task, &error),
+            Err(Trouble::BeforeTheCommand(error)) => {
+                let why = Why { class: Class::NotWatched, reason: crate::explain(&error), store: Some(dir) };
+                fall_back(asked, task, why)
+            }
             Err(Trouble::AfterTheCommand { error, code }) => {
                 let report = Report {
                     reason: Some(crate::explain(&error)),
+                    class: Class::NotPublished,
                     // What it left may be lost: that is no success.
                     exit_code: if code == 0 { crate::cli::EXIT_OWN_FAILURE } else { code },
                     task_key: Some(task.keys.task.0.to_string()),
                     ..Report::default()
                 };
+                let _ = store.count(&count::counted(asked, task, &report));
                 asked.deliver(report)
             }
         },
-        Err(error) => fall_back(asked, task, &error),
+        Err(error) => {
+            fall_back(asked, task, Why { class: Class::NoCache, reason: crate::explain(&error), store: None })
+        }
     };
     announcer.ended(code);
 }
 
-fn fall_back(asked: &Asked, task: &Task, error: &anyhow::Error) -> i32 {
-    native::run(asked, task, crate::explain(error)).unwrap_or_else(|error| {
+fn fall_back(asked: &Asked, task: &Task, why: Why<'_>) -> i32 {
+    native::run(asked, task, why).unwrap_or_else(|error| {
         crate::complain(&crate::explain(&error));
         crate::cli::EXIT_OWN_FAILURE
     })
@@ -130,7 +137,8 @@ fn after<'s>(
 
     // What could not be written must be said, whatever else is in doubt: it is not there, as it would be without wink.
     let unpublished = published.err().map(|error| format!("{error:#}")).or_else(|| harvest.lost.clone());
-    let unpublished = unpublished.map(|what| format!("not everything could be published: {what}"));
+    let unpublished =
+        unpublished.map(|what| (Class::NotPublished, format!("not everything could be published: {what}")));
     if unpublished.is_some() && code == 0 {
         // A success that left half of its files would be taken for a whole one.
         report.exit_code = crate::cli::EXIT_OWN_FAILURE;
@@ -154,14 +162,22 @@ fn after<'s>(
         }
         match kept {
             Ok(id) => report.record = usable.then(|| id.0.to_string()),
-            Err(error) => report.reason = Some(format!("the result cannot be stored: {error}")),
+            Err(error) => {
+                report.reason = Some(format!("the result cannot be stored: {error}"));
+                report.class = Class::NotStored;
+            }
         }
     }
     // What runs left that were killed: nobody else looks for it. Failing is harmless: the next run tries again.
     let _ = store.sweep_staging();
     report.store_ms = asked.elapsed_ms() - store_began;
-    report.reason = report.reason.or(why_not);
+    if report.reason.is_none()
+        && let Some((class, reason)) = why_not
+    {
+        (report.class, report.reason) = (class, Some(reason));
+    }
     if report.reason.is_none() {
+        report.class = missed.found.class;
         report.status = Status::Miss;
         report.reason = Some(match mended {
             Some(path) => format!(
@@ -171,6 +187,7 @@ fn after<'s>(
             None => missed.found.reason,
         });
     }
+    let _ = store.count(&count::counted(asked, task, &report));
     Ok(report)
 }
 
@@ -194,10 +211,10 @@ fn keep(engine: &Engine<'_>, mut record: Record, replace: bool, tainted: bool) -
 }
 
 /// Why a run must not be recorded.
-fn why_not(asked: &Asked, task: &Task, harvest: &Harvest, finished: &Finished) -> Option<String> {
+fn why_not(asked: &Asked, task: &Task, harvest: &Harvest, finished: &Finished) -> Option<(Class, String)> {
     let code = finished.outcome.exit_code();
     if let Some(signal) = finished.interrupted {
-        return Some(format!("interrupted by signal {signal}"));
+        return Some((Class::Interrupted, format!("interrupted by signal {signal}")));
     }
     if !finished.survivors.is_empty() {
         let names: Vec<String> = finished
@@ -208,22 +225,23 @@ fn why_not(asked: &Asked, task: &Task, harvest: &Harvest, finished: &Finished) -
             .collect();
         let more = finished.survivors.len().saturating_sub(NAMED_MAX);
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        return Some(format!("processes outlived the command: {}{more}", names.join(", ")));
+        return Some((Class::Survivors, format!("processes outlived the command: {}{more}", names.join(", "))));
     }
     if let Outcome::Signalled(signal) = finished.outcome {
-        return Some(format!("the command was killed by signal {signal}"));
+        return Some((Class::Interrupted, format!("the command was killed by signal {signal}")));
     }
     let may_fail = task.settings.cache_failures && !matches!(code, 126 | 127);
     if code != 0 && !may_fail {
-        return Some(format!("the command failed (exit code {code})"));
+        return Some((Class::Failed, format!("the command failed (exit code {code})")));
     }
     if !finished.complete {
-        return Some("not all of its output could be captured".to_owned());
+        return Some((Class::Doubt, "not all of its output could be captured".to_owned()));
     }
     if let Some(doubt) = harvest.doubts.first() {
-        return Some(doubt.clone());
+        let class = if harvest.wrote_outside { Class::OutsideWrite } else { Class::Doubt };
+        return Some((class, doubt.clone()));
     }
-    (!asked.args.policy().local.write).then(|| "the cache is not written".to_owned())
+    (!asked.args.policy().local.write).then(|| (Class::NotStored, "the cache is not written".to_owned()))
 }
 
 fn record(task: &Task, harvest: Harvest, printed: Captured, code: i32, command_ms: u64, usable: bool) -> Record {

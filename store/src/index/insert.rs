@@ -13,6 +13,7 @@ use std::collections::HashSet;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::row_by_id;
+use super::uses::use_record;
 use crate::Store;
 use crate::digest::Digest;
 use crate::error::StoreError;
@@ -98,16 +99,6 @@ impl Store {
         self.change(|change| remove(change, id))
     }
 
-    /// Remembers that a record was used now.
-    pub fn touch(&self, id: &RecordId, now_ms: u64) -> Result<(), StoreError> {
-        self.change(|change| {
-            change
-                .prepare_cached("UPDATE records SET used_ms = ?2 WHERE id = ?1 AND used_ms < ?2")?
-                .execute(params![&id.0.0[..], now_ms as i64])
-                .map(drop)
-        })
-    }
-
     /// One transaction.
     pub(crate) fn change<T>(
         &self,
@@ -136,18 +127,20 @@ fn insert(change: &Connection, new: &Prepared<'_>, replace: bool) -> Result<Reco
             change
                 .prepare_cached("UPDATE records SET boot = ?2, durable = 0 WHERE id = ?1")?
                 .execute(params![&head.id.0.0[..], new.boot])?;
+            use_record(change, &head.id, head.created_ms, 0)?;
             return Ok(head.id);
         }
-        Some(_) => {
-            change.prepare_cached("DELETE FROM records WHERE id = ?1")?.execute([&head.id.0.0[..]])?;
-        }
+        Some(_) => delete_row(change, &head.id)?,
         None => {}
     }
     if head.usable {
         for twin in twins(change, head)? {
             match row_by_id(change, &twin)? {
                 Some(Ok(old)) if replace => retire_or_remove(change, &old.head)?,
-                Some(Ok(old)) => return Ok(old.head.id),
+                Some(Ok(old)) => {
+                    use_record(change, &twin, head.created_ms, 0)?;
+                    return Ok(old.head.id);
+                }
                 Some(Err(_)) => remove(change, &twin)?,
                 None => {}
             }
@@ -250,7 +243,14 @@ fn demote(change: &Connection, head: &RecordHead) -> Result<(), rusqlite::Error>
         .map(drop)
 }
 
-fn remove(change: &Connection, id: &RecordId) -> Result<(), rusqlite::Error> {
-    change.prepare_cached("DELETE FROM records WHERE id = ?1")?.execute([&id.0.0[..]])?;
+pub(super) fn remove(change: &Connection, id: &RecordId) -> Result<(), rusqlite::Error> {
+    delete_row(change, id)?;
     change.prepare_cached("DELETE FROM last WHERE record_id = ?1")?.execute([&id.0.0[..]]).map(drop)
+}
+
+fn delete_row(change: &Connection, id: &RecordId) -> Result<(), rusqlite::Error> {
+    change
+        .prepare_cached("DELETE FROM uses WHERE turn = (SELECT turn FROM records WHERE id = ?1)")?
+        .execute([&id.0.0[..]])?;
+    change.prepare_cached("DELETE FROM records WHERE id = ?1")?.execute([&id.0.0[..]]).map(drop)
 }

@@ -1,25 +1,19 @@
 //! Which record's outputs stand in which workspace.
 
-use rusqlite::{OptionalExtension, Params, params};
+use rusqlite::{Connection, OptionalExtension, Params, params};
 
 use crate::Store;
 use crate::digest::Digest;
 use crate::error::StoreError;
 use crate::record::{OwnKey, RecordId};
 
+/// A hit that changes nothing is written down this often at most.
+const SAME_MS: u64 = 60 * 60 * 1000;
+
 impl Store {
     /// Remembers that the outputs of `record` stand in `workspace` now.
     pub fn set_last(&self, workspace: &[u8], key: &OwnKey, record: &RecordId, now_ms: u64) -> Result<(), StoreError> {
-        self.change(|change| {
-            // `turn` orders what happened within one millisecond, or while the clock was set back.
-            change
-                .prepare_cached(
-                    "INSERT OR REPLACE INTO last (workspace, own_key, record_id, at_ms, turn) \
-                     VALUES (?1, ?2, ?3, ?4, (SELECT ifnull(max(turn), 0) + 1 FROM last WHERE workspace = ?1))",
-                )?
-                .execute(params![workspace, &key.0.0[..], &record.0.0[..], now_ms as i64])
-                .map(drop)
-        })
+        self.change(|change| set_last(change, workspace, key, record, now_ms))
     }
 
     /// Forgets which outputs stand in `workspace` for this key: the next run there starts from clean.
@@ -65,4 +59,37 @@ impl Store {
         // A value that is no identity is no answer: then nothing is known to stand there.
         found.map(|id| id.flatten().map(|id| RecordId(Digest(id)))).map_err(|error| self.index_error(error))
     }
+}
+
+pub(super) fn set_last(
+    change: &Connection,
+    workspace: &[u8],
+    key: &OwnKey,
+    record: &RecordId,
+    now_ms: u64,
+) -> Result<(), rusqlite::Error> {
+    // The same command again and again says nothing new.
+    let same = change
+        .prepare_cached(
+            "SELECT 1 FROM last WHERE workspace = ?1 AND own_key = ?2 AND record_id = ?3 AND at_ms BETWEEN ?4 AND ?5 \
+             AND turn = (SELECT max(turn) FROM last WHERE workspace = ?1)",
+        )?
+        .exists(params![
+            workspace,
+            &key.0.0[..],
+            &record.0.0[..],
+            now_ms.saturating_sub(SAME_MS) as i64,
+            now_ms as i64
+        ])?;
+    if same {
+        return Ok(());
+    }
+    // `turn` orders what happened within one millisecond, or while the clock was set back.
+    change
+        .prepare_cached(
+            "INSERT OR REPLACE INTO last (workspace, own_key, record_id, at_ms, turn) \
+             VALUES (?1, ?2, ?3, ?4, (SELECT ifnull(max(turn), 0) + 1 FROM last WHERE workspace = ?1))",
+        )?
+        .execute(params![workspace, &key.0.0[..], &record.0.0[..], now_ms as i64])
+        .map(drop)
 }
