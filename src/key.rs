@@ -7,7 +7,6 @@
 //! Whether stdout and stderr are terminals changes how output looks, so it is in the task key; it is not in the own key, because
 //! what a command leaves in the workspace belongs to it either way.
 
-#[path = "key/difference.rs"]
 mod difference;
 
 use std::collections::BTreeMap;

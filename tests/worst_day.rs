@@ -17,5 +17,7 @@ mod damage_views;
 mod hostile;
 #[path = "worst_day/kills.rs"]
 mod kills;
+#[path = "worst_day/planted.rs"]
+mod planted;
 #[path = "worst_day/scarcity.rs"]
 mod scarcity;

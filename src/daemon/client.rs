@@ -84,8 +84,7 @@ impl Client {
                 let socket = store.join(SOCKET);
                 let in_the_way = std::fs::symlink_metadata(&socket).is_ok_and(|data| !data.file_type().is_socket());
                 ensure!(!in_the_way, "{} is in the way of the daemon's socket; remove it", socket.display());
-                drop(Store::open(store)?);
-                spawn(store, &log)?;
+                spawn(&Store::open(store)?)?;
                 started = Some(Instant::now());
             }
             std::thread::sleep(START_POLL);
@@ -136,13 +135,9 @@ fn done(reply: Reply) -> anyhow::Result<u64> {
     }
 }
 
-fn spawn(store: &Path, log: &Path) -> anyhow::Result<()> {
-    let file = std::fs::File::options()
-        .create(true)
-        .append(true)
-        .open(log)
-        .with_context(|| format!("cannot write {}", log.display()))?;
+fn spawn(store: &Store) -> anyhow::Result<()> {
+    let log = store.open_log_file(Path::new(LOG))?;
     let program = std::env::current_exe().context("cannot tell where wink itself lies")?;
-    let args = ["daemon".as_ref(), "serve".as_ref(), "--store".as_ref(), store.as_os_str()];
-    detach::spawn_detached(&program, args, file).context("cannot start the daemon")
+    let args = ["daemon".as_ref(), "serve".as_ref(), "--store".as_ref(), store.dir().as_os_str()];
+    detach::spawn_detached(&program, args, log).context("cannot start the daemon")
 }

@@ -1,7 +1,6 @@
 //! The daemon's life: it listens, serves what it is asked to, and ends when there has been nothing to serve for a while.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -38,12 +37,19 @@ const STRAY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often that is looked at.
 const STRAY_POLL: Duration = Duration::from_millis(10);
 
+/// How many may speak at once: far more than there are runs, far fewer than threads and descriptors.
+const CONNECTIONS_MAX: usize = 512;
+/// How long to wait when no connection can be taken at all: no descriptors, no memory.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
 struct Daemon {
     store: Arc<Store>,
     mounts: Mutex<BTreeMap<PathBuf, Arc<Served>>>,
     /// Set, under the lock of `mounts`, when it has been decided to end: from then on nothing new is taken on.
     ending: AtomicBool,
     began: Instant,
+    /// Held by everyone it speaks with.
+    talks: Arc<()>,
     /// When it last had something to do, and whether anything was attached since the last sync.
     busy: Mutex<(Instant, bool)>,
 }
@@ -51,7 +57,7 @@ struct Daemon {
 /// Runs the daemon of the store in `dir` until it is stopped or idle.
 pub fn run(dir: &Path) -> anyhow::Result<()> {
     let store = Arc::new(Store::open(dir)?);
-    let lock = File::options().create(true).truncate(false).write(true).open(dir.join(LOCK))?;
+    let lock = store.open_lock_file(Path::new(LOCK))?;
     if lock.try_lock().is_err() {
         // Another one was faster; whoever started this one finds that.
         return Ok(());
@@ -64,6 +70,7 @@ pub fn run(dir: &Path) -> anyhow::Result<()> {
         mounts: Mutex::default(),
         ending: AtomicBool::new(false),
         began: Instant::now(),
+        talks: Arc::default(),
         busy: Mutex::new((Instant::now(), false)),
     });
     std::thread::spawn({
@@ -71,14 +78,29 @@ pub fn run(dir: &Path) -> anyhow::Result<()> {
         move || daemon.watch(&socket)
     });
     loop {
-        // A stranger, or one who went away at once, is nobody's failure.
-        let Ok(peer) = listener.accept() else { continue };
-        let daemon = daemon.clone();
-        std::thread::spawn(move || daemon.serve(&peer));
+        match listener.accept() {
+            Ok(peer) => daemon.hear(peer),
+            // A stranger, or one who went away at once, is nobody's failure. But what is missing now would be missing again at once.
+            Err(_) => std::thread::sleep(ACCEPT_AGAIN),
+        }
     }
 }
 
 impl Daemon {
+    /// Speaks with a client in a thread of its own. One too many is hung up on, and so is one for whom there is no thread.
+    fn hear(self: &Arc<Self>, peer: Peer) {
+        let talk = self.talks.clone();
+        if Arc::strong_count(&talk) > CONNECTIONS_MAX + 1 {
+            return;
+        }
+        let daemon = self.clone();
+        let heard = std::thread::Builder::new().name("wink-talk".into()).spawn(move || {
+            daemon.serve(&peer);
+            drop(talk);
+        });
+        drop(heard);
+    }
+
     /// Ends an idle daemon, and syncs a busy one.
     fn watch(&self, socket: &Path) {
         let mut synced = Instant::now();

@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use wink_fs::attr::{Kind, Time};
@@ -146,11 +146,9 @@ pub struct PublishLock {
 
 /// Waits for the workspace's turn.
 pub fn lock(store: &Store, workspace: &[u8]) -> io::Result<PublishLock> {
-    let dir = store.dir().join("locks");
-    std::fs::create_dir_all(&dir)?;
     // Lock files are never removed: a removed one could be locked by two at once.
-    let file =
-        File::options().create(true).truncate(false).write(true).open(dir.join(Digest::of(workspace).to_string()))?;
+    let name = Path::new("locks").join(Digest::of(workspace).to_string());
+    let file = store.open_lock_file(&name).map_err(io::Error::other)?;
     file.lock()?;
     Ok(PublishLock { _file: file })
 }

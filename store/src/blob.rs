@@ -48,13 +48,13 @@ impl Store {
         let place = self.blob_path(digest);
         let refused = |source| StoreError::Disk { doing: "store a file as", path: place.clone(), source };
         for _ in 0..PLACE_TRIES {
+            if let Some(shelf) = place.parent() {
+                self.make_shelf(shelf)?;
+            }
             match disk::rename_new(path_in_staging, &place) {
                 Ok(()) => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    if let Some(shelf) = place.parent() {
-                        disk::make_dir(shelf).map_err(StoreError::disk("make the directory", shelf))?;
-                    }
-                }
+                // Somebody removed the empty directory.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match self.blob_facts(digest)? {
                     // The new record will rely on it, and what the run made is about to be published from it.
                     Some(found) if found.is_file && found.size == facts.size && self.is_sound(digest)? => {
@@ -68,6 +68,20 @@ impl Store {
             }
         }
         Err(refused(io::Error::from(io::ErrorKind::ResourceBusy)))
+    }
+
+    /// Makes a directory of `blobs`. What else has its name, a link to elsewhere above all, goes to quarantine.
+    fn make_shelf(&self, shelf: &Path) -> Result<(), StoreError> {
+        match disk::stat(shelf) {
+            Ok(facts) if facts.is_dir => return Ok(()),
+            Ok(_) => {
+                let aside = self.dir().join(format::QUARANTINE).join(unique_name("shelf"));
+                disk::rename(shelf, &aside).map_err(StoreError::disk("move to quarantine", shelf))?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(StoreError::disk("read the attributes of", shelf)(error)),
+        }
+        disk::make_dir(shelf).map_err(StoreError::disk("make the directory", shelf))
     }
 
     /// Stores `bytes`.

@@ -136,11 +136,15 @@ pub(crate) fn stat_open(file: &File) -> io::Result<Facts> {
     file.metadata().map(Facts::from)
 }
 
-/// Makes a directory that only its owner can enter; one that is already there is fine.
+/// Makes a directory that only its owner can enter; one that is already there is fine. What is there must be one itself: a link could
+/// lead to somebody's files ([`io::ErrorKind::NotADirectory`]).
 pub(crate) fn make_dir(path: &Path) -> io::Result<()> {
     gate(Step::MakeDir)?;
     match DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match stat(path)?.is_dir {
+            true => Ok(()),
+            false => Err(io::ErrorKind::NotADirectory.into()),
+        },
         result => result,
     }
 }
@@ -170,10 +174,13 @@ pub(crate) fn create_new(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
-/// Opens a lock file, making it when needed.
+/// Opens a lock file, making it when needed. A link in its place is refused.
 pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
     gate(Step::Open)?;
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(flags.bits() as i32);
+    options.open(path)
 }
 
 /// Opens a log, making it when needed: read from its beginning, written at its end only. A link in its place is refused.

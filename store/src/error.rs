@@ -29,6 +29,12 @@ pub enum StoreError {
         /// The cache directory.
         path: PathBuf,
     },
+    /// A directory of the cache is a link, or something else: what is written or swept there could be anybody's files.
+    #[error("{} is no directory of the cache's own; remove it, or choose another cache directory", path.display())]
+    NoOwnDirectory {
+        /// What is in the place of the directory.
+        path: PathBuf,
+    },
     /// The cache directory belongs to another user.
     #[error(
         "the cache directory {} belongs to user {owner}, but this is user {user}; \

@@ -55,7 +55,12 @@ pub(crate) fn prepare(dir: &Path) -> Result<(), StoreError> {
     check_format(dir)?;
     for name in [BLOBS, STAGING, QUARANTINE, LAYERS] {
         let path = dir.join(name);
-        disk::make_dir(&path).map_err(StoreError::disk("make the directory", &path))?;
+        match disk::make_dir(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                return Err(StoreError::NoOwnDirectory { path });
+            }
+            made => made.map_err(StoreError::disk("make the directory", &path))?,
+        }
     }
     Ok(())
 }

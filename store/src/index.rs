@@ -285,8 +285,8 @@ pub(crate) fn parse_head(row: &Row<'_>) -> Result<Option<CheckedRow>, rusqlite::
         exit_code: columns.number(6)?,
         command_ms: columns.integer(7)? as u64,
         created_ms: columns.integer(8)? as u64,
-        bound_workspace: bytes(row, 9)?,
-        bound_home: bytes(row, 10)?,
+        bound_workspace: columns.optional(9)?,
+        bound_home: columns.optional(10)?,
         depth: columns.number(11)?,
         output_bytes: columns.integer(12)? as u64,
     };
@@ -309,6 +309,17 @@ impl Columns<'_, '_> {
         };
         self.good &= found.is_some();
         Ok(Digest(found.unwrap_or_default()))
+    }
+
+    fn optional(&mut self, column: usize) -> Result<Option<Vec<u8>>, rusqlite::Error> {
+        Ok(match self.row.get_ref(column)? {
+            ValueRef::Blob(bytes) => Some(bytes.to_vec()),
+            ValueRef::Null => None,
+            _ => {
+                self.good = false;
+                None
+            }
+        })
     }
 
     fn integer(&mut self, column: usize) -> Result<i64, rusqlite::Error> {

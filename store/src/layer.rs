@@ -91,7 +91,12 @@ impl Store {
     pub fn open_layer(&self, root: &[u8]) -> Result<(LayerLog, Vec<Step>), StoreError> {
         let layer = Digest::of(root);
         let dir = self.layer_dir(&layer);
-        disk::make_dir(&dir).map_err(StoreError::disk("make the directory", &dir))?;
+        match disk::make_dir(&dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                return Err(StoreError::NoOwnDirectory { path: dir });
+            }
+            made => made.map_err(StoreError::disk("make the directory", &dir))?,
+        }
         let lock_path = dir.join("lock");
         let lock = disk::open_lock(&lock_path).map_err(StoreError::disk("open", &lock_path))?;
         if !disk::try_lock(&lock, true).map_err(StoreError::disk("lock", &lock_path))? {

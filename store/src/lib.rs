@@ -126,6 +126,22 @@ impl Store {
         schema::quick_flaw(&self.dir, &self.index())
     }
 
+    /// Opens a file in the directory that locks something of the program's own, making it when needed. `name` may have one directory
+    /// before it. Whatever was planted there, nothing elsewhere is opened or made.
+    pub fn open_lock_file(&self, name: &Path) -> Result<std::fs::File, StoreError> {
+        let path = self.dir.join(name);
+        if let Some(dir) = path.parent().filter(|dir| *dir != self.dir) {
+            disk::make_dir(dir).map_err(StoreError::disk("make the directory", dir))?;
+        }
+        disk::open_lock(&path).map_err(StoreError::disk("open", &path))
+    }
+
+    /// The same for a file that is written at its end only.
+    pub fn open_log_file(&self, name: &Path) -> Result<std::fs::File, StoreError> {
+        let path = self.dir.join(name);
+        disk::open_append(&path).map_err(StoreError::disk("open", &path))
+    }
+
     /// Bytes that may still be written on the disk of the store.
     pub fn free_bytes(&self) -> Result<u64, StoreError> {
         disk::free_bytes(&self.dir).map_err(StoreError::disk("ask for free space of", &self.dir))

@@ -216,8 +216,12 @@ fn lock(dir: &Path, exclusive: bool) -> Result<File, StoreError> {
 /// Opens an index that is there and has its tables. With the exclusive lock (`alone`) one of an earlier version gets what it lacks.
 fn open_present(dir: &Path, alone: bool) -> Result<Outcome, StoreError> {
     let path = index_path(dir);
-    if !exists(&path)? {
-        return Ok(Outcome::Unready);
+    match disk::stat(&path) {
+        // A link may lead to a database of somebody else's.
+        Ok(facts) if !facts.is_file => return Ok(Outcome::Damaged("it is no file".to_owned())),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Outcome::Unready),
+        Err(error) => return Err(StoreError::disk("read the attributes of", &path)(error)),
     }
     let ready = connect(&path, OpenFlags::empty()).and_then(|mut index| {
         let mut version: i64 = index.query_row("PRAGMA user_version", [], |row| row.get(0))?;

@@ -3,11 +3,11 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 
 use support::{adopt, key, open, stored};
-use wink_store::{Store, StoreError};
+use wink_store::{Digest, Store, StoreError};
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o7777
@@ -67,6 +67,50 @@ fn a_file_in_its_place_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("store"), b"").unwrap();
     assert!(matches!(Store::open(&dir.path().join("store")), Err(StoreError::NotADirectory { .. })));
+}
+
+/// A store that came from elsewhere (an archive, another machine) may hold links to anything of this user's.
+#[test]
+fn nothing_of_the_store_leads_elsewhere() {
+    for part in ["blobs", "staging", "quarantine", "layers"] {
+        let dir = tempfile::tempdir().unwrap();
+        drop(open(dir.path()));
+        let precious = dir.path().join("precious");
+        fs::create_dir_all(precious.join("work")).unwrap();
+        fs::write(precious.join("work/file"), b"precious").unwrap();
+        let part = dir.path().join("store").join(part);
+        fs::remove_dir_all(&part).unwrap();
+        symlink(&precious, &part).unwrap();
+        let error = Store::open(&dir.path().join("store")).unwrap_err();
+        assert!(matches!(&error, StoreError::NoOwnDirectory { path } if *path == part), "{error}");
+        assert_eq!(fs::read(precious.join("work/file")).unwrap(), b"precious");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (store, elsewhere) = (dir.path().join("store"), dir.path().join("elsewhere"));
+    // A lock is not made through a link, an index is not used through one.
+    for lock in ["index.lock", "index.sqlite"] {
+        drop(open(dir.path()));
+        let _ = fs::remove_file(store.join(lock));
+        symlink(&elsewhere, store.join(lock)).unwrap();
+        let opened = Store::open(&store);
+        assert_eq!(opened.is_ok(), lock == "index.sqlite", "{opened:?}");
+        assert!(!elsewhere.exists(), "{lock}");
+        fs::remove_file(store.join(lock)).unwrap();
+    }
+    // A directory of blobs is put aside, and what it led to is left alone.
+    let store = open(dir.path());
+    fs::create_dir(&elsewhere).unwrap();
+    let shelf = store.blob_path(&Digest::of(b"bytes")).parent().unwrap().to_owned();
+    symlink(&elsewhere, &shelf).unwrap();
+    let digest = store.put(b"bytes").unwrap();
+    store.verify_blob(&digest).unwrap();
+    assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
+    assert!(shelf.symlink_metadata().unwrap().is_dir());
+    // A layer is neither made nor appended to elsewhere.
+    let layer = store.dir().join("layers").join(Digest::of(b"/ws").to_string());
+    symlink(&elsewhere, &layer).unwrap();
+    assert!(matches!(store.open_layer(b"/ws"), Err(StoreError::NoOwnDirectory { .. })));
+    assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::build::{build, built, ready};
 use crate::common::mounted::unmount;
-use crate::common::{World, assert_same, snapshot, tools};
+use crate::common::{World, assert_same, figure, snapshot, tools};
 use crate::need;
 
 /// Far above what an answer takes.
@@ -120,6 +120,42 @@ fn another_user_is_not_heard() {
     fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).unwrap();
     let answer = ask("65534");
     assert!(answer == "refused\n" || answer == "heard b''\n", "{answer}");
+    build(&world, &world.ws, 1, "afterwards").hit();
+    unmount(&world);
+}
+
+fn descriptors(daemon: &serde_json::Value) -> usize {
+    fs::read_dir(format!("/proc/{daemon}/fd")).unwrap().count()
+}
+
+/// More than it speaks with at once, all of them in the middle of a message that claims to be as long as one may be.
+#[test]
+fn a_crowd_at_the_door_keeps_nobody_out_for_long() {
+    let world = ready("flood", true);
+    let daemon = pid(&world);
+    let before = descriptors(&daemon);
+    let mut crowd = Vec::new();
+    for _ in 0..700 {
+        // It may have hung up already.
+        let Ok(mut stream) = UnixStream::connect(world.store.join("daemon.sock")) else { continue };
+        let _ = stream.write_all(&(64_u32 << 20).to_le_bytes());
+        let _ = stream.write_all(b"{");
+        crowd.push(stream);
+    }
+    // The tree is served all the while.
+    assert_same(&built(1), &snapshot(&world.ws), "beside a crowd");
+    let memory = fs::read_to_string(format!("/proc/{daemon}/status")).unwrap();
+    let resident = memory.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let resident: u64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(resident < 500_000, "{resident} kB for what nobody has sent");
+    figure("connections at once to one daemon", crowd.len());
+    drop(crowd);
+    let began = std::time::Instant::now();
+    while descriptors(&daemon) > before {
+        assert!(began.elapsed() < PATIENCE, "{} descriptors, {before} before", descriptors(&daemon));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(pid(&world), daemon, "the daemon lives");
     build(&world, &world.ws, 1, "afterwards").hit();
     unmount(&world);
 }

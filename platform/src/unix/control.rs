@@ -26,6 +26,8 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// Descriptors that one message may carry.
 const DESCRIPTORS_MAX: usize = 4;
 const LENGTH_BYTES: usize = 4;
+/// How long the rest of a message may take to follow, piece by piece, where its beginning is waited for without end.
+const REST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 128;
 
@@ -143,13 +145,15 @@ impl Peer {
     }
 
     /// The next message and what came with it; `None` when the other end has closed. [`io::ErrorKind::TimedOut`] if none begins within
-    /// `timeout`; then one can be waited for again. The rest of one must follow as fast, or the connection is of no use any more.
+    /// `timeout`; then one can be waited for again. The rest of one must follow as fast (without a timeout: within 30 seconds), or the
+    /// connection is of no use any more.
     pub fn receive(&self, timeout: Option<Duration>) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
         let mut descriptors = Vec::new();
         let mut length = [0; LENGTH_BYTES];
         if self.fill(&mut length[..1], timeout, &mut descriptors)? == 0 {
             return Ok(None);
         }
+        let timeout = Some(timeout.unwrap_or(REST_TIMEOUT));
         self.fill_rest(&mut length[1..], timeout, &mut descriptors)?;
         let length = u32::from_le_bytes(length) as usize;
         if length > MESSAGE_BYTES_MAX {
@@ -165,6 +169,9 @@ impl Peer {
         let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let received = receive_some(&self.0, buffer, end)?;
         descriptors.extend(received.descriptors);
+        if descriptors.len() > DESCRIPTORS_MAX {
+            return Err(too_many_descriptors());
+        }
         Ok(received.bytes)
     }
 
@@ -253,9 +260,13 @@ pub(crate) fn receive_some(socket: &OwnedFd, buffer: &mut [u8], end: Option<Inst
         }
     }
     if received.flags.contains(ReturnFlags::CTRUNC) {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a message has too many descriptors"));
+        return Err(too_many_descriptors());
     }
     Ok(Received { bytes: received.bytes, descriptors })
+}
+
+fn too_many_descriptors() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "a message has too many descriptors")
 }
 
 /// Waits until there is something to read, or the other end has closed; [`io::ErrorKind::TimedOut`] at `end`.

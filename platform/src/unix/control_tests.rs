@@ -91,6 +91,22 @@ fn too_much_and_too_little_are_errors() {
 }
 
 #[test]
+fn a_flood_of_descriptors_is_an_error() {
+    let (one, other) = Peer::pair().unwrap();
+    let null = File::open("/dev/null").unwrap();
+    rustix::io::write(&one.0, &100_u32.to_le_bytes()).unwrap();
+    for _ in 0..3 {
+        // Each piece alone is within the limit.
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        let some = [null.as_fd(); DESCRIPTORS_MAX];
+        assert!(ancillary.push(SendAncillaryMessage::ScmRights(&some)));
+        rustix::net::sendmsg(&one.0, &[IoSlice::new(b"x")], &mut ancillary, SendFlags::NOSIGNAL).unwrap();
+    }
+    assert_eq!(other.receive(LONG).unwrap_err().kind(), io::ErrorKind::InvalidData);
+}
+
+#[test]
 fn other_users_are_refused() {
     if !rustix::process::geteuid().is_root() {
         println!("skipped: not root");
