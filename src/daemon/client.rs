@@ -95,8 +95,12 @@ impl Client {
     /// Asks, and waits for the answer and the descriptors that come with it. The error is [`Ended`] if there is nobody to answer any more.
     pub fn ask(&self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> anyhow::Result<(Reply, Vec<OwnedFd>)> {
         let bytes = serde_json::to_vec(request)?;
-        self.peer.send(&bytes, descriptors).context("cannot reach the daemon")?;
-        let answer = self.peer.receive(Some(ANSWER_TIMEOUT)).context("the daemon does not answer")?;
+        // One that ends without having read what was sent resets the connection.
+        let ended = |error: &std::io::Error| matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe);
+        let answer = match self.peer.send(&bytes, descriptors).and_then(|()| self.peer.receive(Some(ANSWER_TIMEOUT))) {
+            Err(error) if ended(&error) => None,
+            answer => answer.context("the daemon does not answer")?,
+        };
         let (bytes, descriptors) = answer.ok_or(Ended)?;
         match serde_json::from_slice(&bytes).context("the daemon is of another version; run `wink daemon stop`")? {
             Reply::Ending => Err(Ended.into()),
