@@ -11,6 +11,7 @@ mod engine;
 mod environment;
 mod key;
 mod mounted;
+mod outer;
 mod package;
 mod report;
 mod roots;

@@ -232,9 +232,7 @@ impl Report {
     /// Says everything: the line on standard error unless `quiet`, and the object to `json`. Only the latter can fail.
     pub fn deliver(&self, quiet: bool, json: Option<&Path>) -> anyhow::Result<()> {
         if !quiet {
-            // Nobody may be listening any more, and the run went as it went.
-            // In one piece, so that the lines of several runs at once do not mix.
-            let _ = std::io::stderr().write_all(format!("{}\n", self.line_in(colours())).as_bytes());
+            say(&self.line_in(colours()));
         }
         match json {
             Some(path) => self.write_json(path),
@@ -258,6 +256,15 @@ impl Report {
             Ok(_) => replace(&path.canonicalize().with_context(failed)?, text.as_bytes()).with_context(failed),
             Err(_) => replace(path, text.as_bytes()).with_context(failed),
         }
+    }
+}
+
+/// Says wink's own line. Inside another task it goes past what that captures: it tells of this one time, and is not to be replayed.
+fn say(line: &str) {
+    if !crate::outer::say(line) {
+        // Nobody may be listening any more, and the run went as it went.
+        // In one piece, so that the lines of several runs at once do not mix.
+        let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
     }
 }
 

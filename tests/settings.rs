@@ -1,4 +1,4 @@
-//! What flags and settings change, and what happens around one run: nested runs, `ignore`, `--output`, the scope, kept failures, a carried
+//! What flags and settings change, and what happens around one run: `ignore`, `--output`, the scope, kept failures, a carried
 //! run that cannot be recorded, times on a hit, edits during a run.
 
 mod common;
@@ -20,40 +20,6 @@ fn mtime(path: impl AsRef<Path>) -> SystemTime {
 
 fn set_mtime(path: impl AsRef<Path>, time: SystemTime) {
     File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
-}
-
-/// The inner run has no record of its own and says why; what it asked and left is the outer one's.
-#[test]
-fn a_run_within_a_run_belongs_to_the_outer_one() {
-    let world = World::new("nested");
-    world.write("source.txt", "text\n");
-    let report = world.untracked.join("inner.json");
-    let inner = format!(
-        "{} run --json {} -- /bin/sh -c 'cat source.txt > inner'",
-        env!("CARGO_BIN_EXE_wink"),
-        report.display()
-    );
-    let command = world.counted(&format!("{inner}; echo outer > outer"));
-    let command = strs(&command);
-    let run = world.run(&command);
-    run.miss();
-    let told: serde_json::Value = serde_json::from_slice(&fs::read(&report).unwrap()).unwrap();
-    assert_eq!(told["status"], "uncached", "{told}");
-    let why = "inside another task";
-    assert!(told["reason"].as_str().unwrap().contains(why), "{told}");
-    assert!(contains(&run.stderr, why.as_bytes()), "the inner run says so: {run:?}");
-    let trace = world.trace();
-    assert!(trace.inputs.contains_key(&world.ws.join("source.txt")), "{trace:?}");
-    assert!(trace.outputs.contains_key(&world.ws.join("inner")), "{trace:?}");
-
-    world.remove("inner");
-    world.remove("outer");
-    world.run(&command).hit();
-    assert_eq!((world.text("inner").as_str(), world.text("outer").as_str()), ("text\n", "outer\n"));
-    assert_eq!(world.count(), 1);
-    world.write("source.txt", "other\n");
-    world.run(&command).miss_naming(world.ws.join("source.txt"));
-    assert_eq!(world.text("inner"), "other\n");
 }
 
 #[test]

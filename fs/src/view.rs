@@ -9,6 +9,7 @@
 //! Operations on names are in `names`, on bytes in `files`, attributes and permissions in `attrs`, renames in `crate::rename`.
 
 mod attrs;
+mod beneath;
 mod files;
 mod names;
 mod operations;
@@ -27,6 +28,8 @@ use crate::node::{Body, Bytes, Child, DirBody, FileBody, Lower, Node, Over, Tabl
 use crate::status::Status;
 use crate::vfs::{ListItem, NodeId, Revealed, Sighting, TOP};
 use crate::zone::{Zone, Zones, join};
+
+pub use beneath::Beneath;
 
 /// The time every unchanged directory shows: 9 September 2001, older than any output, newer than the epoch that some
 /// programs take for "unset".
@@ -75,6 +78,8 @@ pub struct Setup {
     pub unnoted: HashSet<Vec<u8>>,
     /// How long the clock that stamps files of the workspace may stand still.
     pub clock_tick: Duration,
+    /// A device whose files get another ctime with each change, so that no tick need be waited for.
+    pub strict_dev: Option<u64>,
     /// Who checks permissions.
     pub checks: Checks,
     /// Group numbers that the view shows as the caller's own, since the caller's namespace cannot name them.
@@ -251,7 +256,8 @@ impl<B: Backing> Guard<'_, B> {
     /// tick of a clock, so a second change within the same tick would leave the same stamp.
     fn at_rest(&self, zone: Zone, handle: &B::Dir, name: &Name, mut attr: Attr) -> Result<Attr> {
         let tick = self.view.setup.clock_tick;
-        if tick.is_zero() || zone != Zone::Task || attr.kind != Kind::File {
+        let is_strict = self.view.setup.strict_dev == Some(attr.dev);
+        if tick.is_zero() || is_strict || zone != Zone::Task || attr.kind != Kind::File {
             return Ok(attr);
         }
         for _ in 0..TICKS_MAX {

@@ -181,6 +181,7 @@ impl Place {
             },
             cwd: self.workspace.clone(),
             options: "max_read=131072".into(),
+            asked_at: None,
         }
     }
 }

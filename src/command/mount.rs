@@ -194,6 +194,7 @@ fn privately(store: &Path, dir: PathBuf, command: &[OsString]) -> anyhow::Result
         scope: Scope::Workspace(dir.clone()),
         cwd: if cwd.starts_with(&dir) { cwd } else { dir.clone() },
         options: "default_permissions".to_owned(),
+        asked_at: None,
     };
     let (inside, door) = enter::prepare(&view)?;
     let (program, args) = command.split_first().context("no command")?;

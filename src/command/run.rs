@@ -25,6 +25,7 @@ use crate::engine::restore::replay;
 use crate::engine::tree::Tree;
 use crate::engine::{Engine, Task};
 pub use crate::environment::INSIDE;
+use crate::outer;
 use crate::report::{Class, Report, Status};
 
 use native::Why;
@@ -73,14 +74,13 @@ pub fn run(args: RunArgs) -> anyhow::Result<i32> {
     let (mut task, config) = prepare(&asked.args.task, asked.args.quiet)?;
     let policy = asked.args.policy();
     let switched_off = asked.args.no_cache || !(policy.local.read || policy.local.write);
-    let inside = std::env::var_os(INSIDE).is_some();
-    if switched_off && !inside {
+    if switched_off {
         let reason = "the cache is switched off".to_owned();
         return natively(&asked, &task, Why { class: Class::NoCache, reason, store: None });
     }
-    let dir = config.store_dir().ok();
+    let dir = config.store_dir().ok().filter(|dir| outer::around(dir).is_none());
     if let Some((class, reason)) = barred(&task) {
-        return natively(&asked, &task, Why { class, reason, store: dir.filter(|_| !switched_off) });
+        return natively(&asked, &task, Why { class, reason, store: dir });
     }
     if asked.args.dry_run {
         return Ok(foretell(&asked, &mut task, &config));

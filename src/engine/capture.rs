@@ -17,6 +17,7 @@ use wink_fs::vfs::Revealed;
 use wink_fs::view::Notes;
 use wink_fs::zone::{Zones, join};
 use wink_platform::unix::backing::RealBacking;
+use wink_platform::unix::place::is_temporary_name;
 use wink_store::Digest;
 use wink_store::TreePath;
 use wink_store::{Captured, RecordHead, Stream};
@@ -272,7 +273,10 @@ impl Capture<'_, '_> {
             let made = sight.attr.is_none() && sight.names.is_none() && self.run.unnoted.contains(path);
             !(made && os(path).is_dir())
         });
+        // Names under which runs inside this one made what they put in place.
+        sights.retain(|(path, sight)| sight.attr.is_some() || !is_temporary(path));
         sights.sort_by(|(one, _), (other, _)| one.cmp(other));
+        self.tree.expect(sights.iter().map(|(path, _)| path.clone()));
         let mut facts = Vec::with_capacity(sights.len());
         for (path, sight) in &sights {
             match self.fact(path, sight) {
@@ -313,6 +317,12 @@ impl Capture<'_, '_> {
             // Another run of the same task may have published the very same output meanwhile.
             let twin = sight.attr.is_none() && self.is_left(path)?;
             return Ok(twin.then_some(Seen { fact: Observation::Absent, own }));
+        }
+        // A view of an outer task goes on showing what it first saw.
+        if let Some(attr) = attr.filter(|attr| matches!(attr.kind, Kind::File | Kind::Link))
+            && !self.tree.is_steady(&attr)
+        {
+            return Ok(None);
         }
         if own {
             return Ok(Some(Seen { fact: Observation::Absent, own }));
@@ -486,6 +496,11 @@ impl Capture<'_, '_> {
         }
         builder.build().is_ok_and(|rules| rules.matched_path_or_any_parents(os(relative), is_dir).is_ignore())
     }
+}
+
+/// Whether a path has a name that only wink looks for.
+fn is_temporary(path: &[u8]) -> bool {
+    path.rsplit(|byte| *byte == b'/').next().is_some_and(is_temporary_name)
 }
 
 /// Owner to set on a published file: only a privileged wink can, and only what a task that changed its user left needs it.

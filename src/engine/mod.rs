@@ -8,8 +8,9 @@
 //! capture   what it saw and left → trace, manifest, blobs
 //! publish   what it left → the workspace
 //! ```
-//! [`tree`] tells what the real tree holds now, [`own`] what in it earlier runs of the same task left.
+//! [`answering`] serves runs that take place inside this one. [`tree`] tells what the real tree holds now, [`own`] what in it earlier runs of the same task left.
 
+pub mod answering;
 pub mod attach;
 pub mod capture;
 pub mod detect;
@@ -63,6 +64,8 @@ pub struct Task {
     pub mount: Option<Mount>,
     /// Somebody asks what would happen: nothing stored may change.
     pub only_asked: bool,
+    /// Nothing of wink's own is printed, nor what runs inside this one have to say of themselves.
+    pub quiet: bool,
 }
 
 impl Task {

@@ -112,11 +112,13 @@ fn present(path: &[u8], states: &[Output], inside: &Standing, tree: &mut Tree<'_
         Kind::File if candidates(Kind::File).next().is_some() => {
             let present = match tree.digest(path, &attr) {
                 Ok(digest) => digest,
-                // Not to be read, or a view of what the store has lost: nobody can say that it is as it was left.
-                Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound) => {
-                    return Ok(None);
-                }
-                Err(error) => return Err(error),
+                // Not to be read, just being written, or a view of what the store has lost: nobody can say that it is as it was left.
+                Err(error) => match error.kind() {
+                    io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound | io::ErrorKind::ResourceBusy => {
+                        return Ok(None);
+                    }
+                    _ => return Err(error),
+                },
             };
             Ok(candidates(Kind::File)
                 .find(|state| matches!(state, Output::File { digest, .. } if *digest == present))

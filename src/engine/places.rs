@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 use wink_fs::zone::{Zone, Zones};
 
 use super::Task;
+use crate::outer;
 
-/// Trees of the running system, not of files: the real ones, untracked. A workspace below one of them is tracked all the same.
+/// Trees of the running system, not of files: the real ones, untracked. A workspace below one of them is tracked all the same, and so is
+/// that of an outer task.
 pub const UNTRACKED: [&str; 5] = ["/proc", "/sys", "/dev", "/run", "/tmp"];
 
 /// Directories that only the system's own package manager changes, so that the kernel may keep what it was told of them.
@@ -131,8 +133,16 @@ pub fn zones(task: &Task, scratch: &[PathBuf]) -> Zones {
     for path in scratch {
         zones.set(path.as_os_str().as_bytes(), Zone::Scratch);
     }
+    for path in watched(task) {
+        zones.set(path.as_os_str().as_bytes(), Zone::Outside);
+    }
     zones.set(task.workspace.as_os_str().as_bytes(), Zone::Task);
     zones
+}
+
+/// What an outer task watches around this one's workspace, though it may lie in an untracked tree.
+pub fn watched(task: &Task) -> impl Iterator<Item = &'static Path> {
+    outer::watched().filter(|dir| !dir.starts_with(&task.workspace))
 }
 
 /// Whether observations of an absolute path count: not those of untracked trees and tool caches.

@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,10 +25,11 @@ use wink_platform::unix::identity;
 use wink_platform::unix::task::{self, Finished, Spawn};
 use wink_store::Staging;
 
-use super::Engine;
-use super::places::{UNTRACKED, on_the_way, scratch, zones};
+use super::places::{UNTRACKED, on_the_way, scratch, watched, zones};
 use super::publish::Deed;
+use super::{Engine, answering};
 use crate::config::Scope;
+use crate::outer;
 
 /// How long the child may take to mount the view; it takes about a millisecond.
 const MOUNT_TIMEOUT: Duration = Duration::from_secs(20);
@@ -80,6 +82,7 @@ impl Engine<'_> {
     ) -> anyhow::Result<Outcome> {
         let staging = self.store.staging().context("cannot make a staging directory in the cache")?;
         let (mountpoint, files) = (staging.path().join("view"), staging.path().join("files"));
+        let asked_at = staging.path().join("ask");
         std::fs::create_dir(&mountpoint).context("cannot make a mount point in the cache")?;
         std::fs::create_dir(&files).context("cannot make a staging directory in the cache")?;
         let scratch = scratch(self.task, self.store.dir());
@@ -110,6 +113,7 @@ impl Engine<'_> {
             made_up: self.task.canonical_root().and_then(made_up).into_iter().collect(),
             unnoted: unnoted.clone(),
             clock_tick: CLOCK_TICK,
+            strict_dev: strict_dev(&self.task.workspace),
             checks: if privileged { Checks::Kernel } else { Checks::View },
             shown_as_own_group: if privileged { Vec::new() } else { identity::supplementary_groups() },
             idle_files_max: usize::try_from(descriptors.saturating_sub(DESCRIPTORS_SPARED) / 2).unwrap_or(0),
@@ -117,7 +121,14 @@ impl Engine<'_> {
         let view = View::new(backing, setup, ids).map_err(|status| anyhow!("cannot set up the view: {status}"))?;
         let view = Arc::new(Observed::new(view));
         let options = if privileged { "default_permissions" } else { "" };
-        let entrance = enter::View { mountpoint, scope, cwd: self.task.shown_cwd(), options: options.to_owned() };
+        answering::start(&view, &asked_at, self.task.quiet).context("cannot make a socket in the cache")?;
+        let entrance = enter::View {
+            mountpoint,
+            scope,
+            cwd: self.task.shown_cwd(),
+            options: options.to_owned(),
+            asked_at: Some(asked_at),
+        };
         let (inside, door) = match enter::prepare(&entrance) {
             Ok(sides) => sides,
             Err(error) => return Ok(Outcome::NoView(format!("the view cannot be prepared: {error}"))),
@@ -172,7 +183,8 @@ impl Engine<'_> {
         // What lies in an untracked tree comes along with it.
         bind.extend(scratch.iter().filter(|path| path.is_dir() && !untracked(path) && !inner(path)).cloned());
         let workspace = &self.task.workspace;
-        let mut from_view = Vec::new();
+        let around = watched(self.task).filter(|path| untracked(path));
+        let mut from_view: Vec<_> = around.map(|path| (path.to_owned(), path.to_owned())).collect();
         if untracked(workspace) {
             from_view.push((workspace.clone(), workspace.clone()));
         }
@@ -188,6 +200,13 @@ pub fn too_few_descriptors() -> Option<String> {
     let descriptors = wink_platform::unix::raise_descriptor_limit();
     (descriptors < DESCRIPTORS_SPARED)
         .then(|| format!("a view needs {DESCRIPTORS_SPARED} open files, {descriptors} are allowed"))
+}
+
+/// The device of a workspace in which files never keep their ctime when they change: it lies in that of an outer task.
+fn strict_dev(workspace: &Path) -> Option<u64> {
+    let outer = outer::around(workspace)?;
+    let nodes = outer.nodes(&[workspace.metadata().ok()?.ino()]).ok()?;
+    nodes.first().copied().flatten().is_some_and(|node| node.strict).then(|| outer.dev())
 }
 
 /// The name in the top of the view at which a workspace is to be shown, if it is directly there; deeper ones must exist.

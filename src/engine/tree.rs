@@ -2,6 +2,8 @@
 //!
 //! A cached digest counts only if the file's stamp (device, inode, size, mtime, ctime) is the same and the file had been at rest for
 //! [`REST`] when it was hashed: a file that changes again within one tick of its clock keeps its stamp.
+//!
+//! In the view of an outer task a file has no stamp by which it could be remembered: that of what holds its bytes is asked for ([`outer`]).
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -11,6 +13,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 
+use anyhow::Context;
 use memchr::memmem::Finder;
 use wink_fs::attr::{Attr, Kind, Time};
 use wink_store::Digest;
@@ -20,6 +23,7 @@ use wink_store::{Observation, OpaqueKind, listing_digest};
 
 use super::ground::Ground;
 use crate::mounted::Mount;
+use crate::outer::{self, Node, Outer};
 use crate::roots::Roots;
 
 /// File systems stamp files with the time of the last timer tick: at most 10 ms old (`CONFIG_HZ=100`), doubled to be safe.
@@ -42,6 +46,8 @@ pub struct Tree<'s> {
     digests: HashMap<Vec<u8>, Digest>,
     /// What the cache knows of files that are about to be asked for.
     expected: HashMap<FileId, CachedDigest>,
+    /// What stands behind files of outer views, by device and inode number.
+    nodes: HashMap<(u64, u64), Option<Node>>,
     learned: Vec<(FileStamp, Digest, i64)>,
     /// The newest modification time among inputs that were looked at elsewhere.
     newest_elsewhere: Option<Time>,
@@ -50,6 +56,7 @@ pub struct Tree<'s> {
 impl<'s> Tree<'s> {
     /// Nothing examined yet. `mount` is what the workspace lies in.
     pub fn new(store: &'s Arc<Store>, mount: Option<&'s Mount>) -> anyhow::Result<Tree<'s>> {
+        outer::write_back().context("the outer task's view does not answer")?;
         let ground = Ground::new(store, mount)?;
         Ok(Tree {
             store,
@@ -58,6 +65,7 @@ impl<'s> Tree<'s> {
             attrs: HashMap::new(),
             digests: HashMap::new(),
             expected: HashMap::new(),
+            nodes: HashMap::new(),
             learned: Vec::new(),
             newest_elsewhere: None,
         })
@@ -88,16 +96,19 @@ impl<'s> Tree<'s> {
 
     /// Asks the cache for the digests of files at once that are about to be asked for one by one.
     pub fn expect(&mut self, paths: impl Iterator<Item = Vec<u8>>) {
-        let mut files = Vec::new();
+        let mut attrs = Vec::new();
         for path in paths {
             if let Ok(Some(attr)) = self.attr(&path)
-                && attr.kind == Kind::File
+                && matches!(attr.kind, Kind::File | Kind::Link)
                 && attr.dev != VIRTUAL
                 && !self.digests.contains_key(&path)
             {
-                files.push(stamp(&attr).id());
+                attrs.push(attr);
             }
         }
+        self.ask_outer(&attrs);
+        attrs.retain(|attr| attr.kind == Kind::File);
+        let files: Vec<FileId> = attrs.iter().filter_map(|attr| Some(self.known_by(attr).stamp()?.id())).collect();
         let known = self.store.digests_get(&files).unwrap_or_default();
         self.expected.extend(known.into_iter().flatten().map(|known| (known.stamp.id(), known)));
     }
@@ -107,9 +118,8 @@ impl<'s> Tree<'s> {
         if let Some(known) = self.digests.get(path) {
             return Ok(*known);
         }
-        if attr.dev == VIRTUAL
-            && let Some(origin) = self.ground.origin(path)?
-        {
+        let origin = if attr.dev == VIRTUAL { self.ground.origin(path)? } else { self.known_by(attr).blob() };
+        if let Some(origin) = origin {
             // What a view shows is what the blob holds: its own stamp tells whether that is still what its name says.
             let blob = self.store.blob_path(&origin);
             let blob = blob.as_os_str().as_bytes();
@@ -121,22 +131,68 @@ impl<'s> Tree<'s> {
             self.digests.insert(path.to_vec(), digest);
             return Ok(digest);
         }
-        let stamp = stamp(attr);
-        let cached = self.expected.get(&stamp.id()).copied().or_else(|| {
-            let found = self.store.digests_get(&[stamp.id()]);
-            found.ok().and_then(|mut found| found.pop().flatten())
+        let stamp = self.known_by(attr).stamp();
+        let cached = stamp.and_then(|stamp| {
+            self.expected.get(&stamp.id()).copied().or_else(|| {
+                let found = self.store.digests_get(&[stamp.id()]);
+                found.ok().and_then(|mut found| found.pop().flatten())
+            })
         });
-        let digest = match cached {
-            Some(cached) if is_known(&cached, &stamp) => cached.digest,
+        let digest = match (cached, stamp) {
+            (Some(cached), Some(stamp)) if is_known(&cached, &stamp) => cached.digest,
             _ => {
                 let began = Time::now().0;
                 let digest = hash(&mut self.ground.open(path)?, &[])?.digest;
-                self.learned.push((stamp, digest, began));
+                if self.ground.look(path)?.is_none_or(|now| self::stamp(&now) != self::stamp(attr)) {
+                    // These may be the bytes of before, of after, or some of both.
+                    return Err(io::Error::new(io::ErrorKind::ResourceBusy, "it changed while it was read"));
+                }
+                self.learned.extend(stamp.map(|stamp| (stamp, digest, began)));
                 digest
             }
         };
         self.digests.insert(path.to_vec(), digest);
         Ok(digest)
+    }
+
+    /// Asks outer tasks at once for what stands behind files of their views.
+    fn ask_outer(&mut self, attrs: &[Attr]) {
+        let mut asked: Vec<(&'static Outer, Vec<u64>)> = Vec::new();
+        for attr in attrs {
+            let Some(outer) = outer::of(attr.dev) else { continue };
+            if self.nodes.contains_key(&(attr.dev, attr.ino)) {
+                continue;
+            }
+            match asked.iter_mut().find(|(other, _)| other.dev() == outer.dev()) {
+                Some((_, ids)) => ids.push(attr.ino),
+                None => asked.push((outer, vec![attr.ino])),
+            }
+        }
+        for (outer, ids) in asked {
+            // Nothing is known of what could not be asked for: it is read, and no run that saw it is recorded.
+            let nodes = outer.nodes(&ids).unwrap_or_else(|_| vec![None; ids.len()]);
+            self.nodes.extend(ids.into_iter().map(|ino| (outer.dev(), ino)).zip(nodes));
+        }
+    }
+
+    /// What stands behind a file of an outer view, if that still shows it so and nobody outside has changed it.
+    fn node(&mut self, attr: &Attr) -> Option<Node> {
+        self.ask_outer(&[*attr]);
+        let node = self.nodes.get(&(attr.dev, attr.ino)).copied().flatten()?;
+        (node.steady && node.shown == (attr.size, attr.mtime.0, attr.ctime.0)).then_some(node)
+    }
+
+    /// By what the bytes of a file may be remembered.
+    fn known_by(&mut self, attr: &Attr) -> outer::Bytes {
+        match outer::of(attr.dev) {
+            None => outer::Bytes::at(stamp(attr)),
+            Some(_) => self.node(attr).map_or(outer::Bytes::Unknown, |node| node.bytes),
+        }
+    }
+
+    /// Whether a file or link is, behind the view that shows it, what it was when that view first saw it. True where there is no view.
+    pub fn is_steady(&mut self, attr: &Attr) -> bool {
+        outer::of(attr.dev).is_none() || self.node(attr).is_some()
     }
 
     /// Remembers the digest of a blob that wink itself has just made: nobody writes to it any more, so it is at rest at once.
@@ -192,6 +248,8 @@ impl<'s> Tree<'s> {
         self.digests.clear();
         self.expected.clear();
         self.newest_elsewhere = None;
+        self.nodes.clear();
+        outer::write_back().context("the outer task's view does not answer")?;
         self.ground = Ground::new(self.store, self.mount)?;
         Ok(())
     }

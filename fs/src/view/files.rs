@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{Guard, OpenFile, View};
-use crate::attr::{Attr, Kind, SetAttr};
+use crate::attr::{Attr, Kind, SetAttr, Time};
 use crate::backing::{Access, Backing, BackingFile, Result, Seek, StagedId, Want};
 use crate::name::Name;
 use crate::node::{Body, Bytes, FileBody, Node};
@@ -85,11 +85,11 @@ impl<B: Backing> View<B> {
             match write(&file) {
                 Err(full @ (Status::NoSpace | Status::Quota)) => {
                     let elsewhere = self.lock().spill(id, &file).map_err(|_| full)?;
-                    return write(&elsewhere);
+                    return write(&elsewhere).inspect(|_| self.lock().note_change(id));
                 }
                 // Bytes are written without the lock. A file that moved meanwhile may have been copied before these came.
                 Ok(_) if spills != self.spills.load(Ordering::SeqCst) => {}
-                written => return written,
+                written => return written.inspect(|_| self.lock().note_change(id)),
             }
         }
     }
@@ -224,12 +224,24 @@ impl<B: Backing> Guard<'_, B> {
         };
         if let Some(size) = size {
             file.truncate(size)?;
+            self.note_change(id);
             let node = self.node(id)?;
             if let (true, Some(lower)) = (node.zone != Zone::Task, &node.lower) {
                 self.view.note_outside(node.zone, &lower.path);
             }
         }
         Ok(file)
+    }
+
+    /// Gives a file of the workspace that has just changed a ctime that it never had before: the clock of the file system on which it is
+    /// staged may have stood still since the change before.
+    pub(crate) fn note_change(&mut self, id: NodeId) {
+        if let Ok(node) = self.node_mut(id)
+            && node.zone == Zone::Task
+        {
+            let last = node.over.ctime.unwrap_or_default();
+            node.over.ctime = Some(Time::now().max(Time(last.0 + 1)));
+        }
     }
 
     /// A new staged file.

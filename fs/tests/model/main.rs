@@ -3,6 +3,7 @@
 //! [`memory`] is the tree beneath, [`reference`] says what POSIX would answer, [`kernel`] asks the view as a kernel does, [`plan`]
 //! makes up operations, [`properties`] compares. `PROPTEST_CASES` says how many cases each property tries.
 
+mod beneath;
 mod cases;
 mod kernel;
 mod memory;

@@ -43,6 +43,8 @@ struct Tree {
     staged: BTreeMap<u64, u64>,
     next: u64,
     ticks: i64,
+    /// The clock stands still.
+    stopped: bool,
     /// Calls until the fault, and what it says.
     fault: Option<(u64, Status)>,
     faulted: bool,
@@ -103,7 +105,7 @@ impl Tree {
     }
 
     fn now(&mut self) -> Time {
-        self.ticks += 1;
+        self.ticks += i64::from(!self.stopped);
         Time(EPOCH + self.ticks * TICK)
     }
 
@@ -235,6 +237,11 @@ impl Memory {
         tree.next = 0;
         let root = MemoryDir(Arc::new(Handle { above: None, identity: OnceLock::new() }));
         Memory { tree: Arc::new(Mutex::new(tree)), root }
+    }
+
+    /// Stamps everything from now on with one time, as a file system does within one tick of its clock.
+    pub fn stop_clock(&self) {
+        self.tree.lock().stopped = true;
     }
 
     /// The `nth` call from now on (0: the next) fails.

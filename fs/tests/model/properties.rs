@@ -44,6 +44,7 @@ pub fn setup_of(zone: Zone, hidden: &BTreeSet<String>, idle: usize) -> Setup {
         made_up: Vec::new(),
         unnoted: HashSet::new(),
         clock_tick: std::time::Duration::ZERO,
+        strict_dev: None,
         checks: Checks::Kernel,
         shown_as_own_group: Vec::new(),
         idle_files_max: idle,

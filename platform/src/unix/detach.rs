@@ -7,6 +7,8 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use rustix::fs::{Mode, OFlags};
+
 /// The first descriptor that is no standard stream.
 const FIRST_OTHER: libc::c_uint = 3;
 
@@ -57,6 +59,21 @@ unsafe fn detach() -> io::Result<()> {
                 libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC);
             }
         }
+    }
+    Ok(())
+}
+
+/// Gives up this process' standard streams unless they are terminals, so that nobody who reads from them waits for this process to end.
+pub fn let_go_of_streams() -> io::Result<()> {
+    let null = rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    if !rustix::termios::isatty(rustix::stdio::stdin()) {
+        rustix::stdio::dup2_stdin(&null)?;
+    }
+    if !rustix::termios::isatty(rustix::stdio::stdout()) {
+        rustix::stdio::dup2_stdout(&null)?;
+    }
+    if !rustix::termios::isatty(rustix::stdio::stderr()) {
+        rustix::stdio::dup2_stderr(&null)?;
     }
     Ok(())
 }

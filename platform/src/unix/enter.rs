@@ -32,6 +32,7 @@ use rustix::net::{
 use rustix::thread::UnshareFlags;
 
 pub use super::enter_error::{EnterError, Stage};
+use super::mounts::{SOURCE, task_source};
 
 /// The kernel takes one page of mount options.
 const OPTIONS_BYTES_MAX: usize = 4096;
@@ -53,6 +54,8 @@ pub struct View {
     pub cwd: PathBuf,
     /// More FUSE mount options, separated by commas: `default_permissions`, `max_read=131072`.
     pub options: String,
+    /// If it is a task's view: where the process that serves it can be asked. The table of mounts tells it to whoever is inside.
+    pub asked_at: Option<PathBuf>,
 }
 
 /// How much of the tree a view covers.
@@ -73,6 +76,7 @@ pub enum Scope {
 #[derive(Debug)]
 pub struct Inside {
     socket: OwnedFd,
+    source: CString,
     mountpoint: CString,
     pivot: bool,
     bind: Vec<CString>,
@@ -129,6 +133,7 @@ pub fn prepare(view: &View) -> io::Result<(Inside, Door)> {
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     let inside = Inside {
         socket: childs,
+        source: view.asked_at.as_deref().map_or(Ok(SOURCE.to_owned()), task_source)?,
         mountpoint: c_path(mountpoint)?,
         pivot,
         bind: bind.iter().map(|path| c_path(path)).collect::<io::Result<_>>()?,
@@ -268,7 +273,8 @@ impl Inside {
         };
         let mut buffer = [0; OPTIONS_BYTES_MAX];
         let options = device_option(&mut buffer, device.as_raw_fd(), tail).ok_or(at(Stage::MountView)(Errno::INVAL))?;
-        rustix::mount::mount(c"wink", &*self.mountpoint, c"fuse.wink", flags, options).map_err(at(Stage::MountView))?;
+        rustix::mount::mount(&*self.source, &*self.mountpoint, c"fuse.wink", flags, options)
+            .map_err(at(Stage::MountView))?;
         send(&self.socket, &[MOUNTED, 0, 0, 0, 0, 0, 0, 0], Some(&device)).map_err(at(Stage::SendDevice))
     }
 
@@ -454,6 +460,7 @@ mod tests {
             scope: Scope::Workspace("/".into()),
             cwd: "/".into(),
             options: String::new(),
+            asked_at: None,
         };
         let (inside, door) = prepare(&view).unwrap();
         assert_eq!(door.receive(Duration::from_millis(10)).unwrap_err(), EnterError::TimedOut);

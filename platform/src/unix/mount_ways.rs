@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     fn line(dev: u64, root: &str, dir: &str) -> Line {
-        Line { dev, root: root.into(), dir: dir.into(), wink: None }
+        Line { dev, root: root.into(), dir: dir.into(), wink: None, task: None }
     }
 
     #[test]

@@ -23,7 +23,7 @@ use rustix::io::Errno;
 use wink_fs::attr::{Attr, Time};
 
 use super::attr::{attr_of, chmod_at, mode_bits, owner as owner_of, settle_mode, timestamps};
-use super::whole::{TEMPORARY_NAMES_TRIED, Temporary, WholeFiles};
+use super::whole::{TEMPORARY_NAMES_TRIED, Temporary, WholeFiles, is_temporary};
 
 /// Parent directories whose descriptors are kept: a publication walks the tree in order, so few are in use at a time.
 const PARENTS_KEPT: usize = 256;
@@ -37,6 +37,11 @@ const SET_ASIDE: &str = ".wink-saved";
 pub fn aside_name(rel: &[u8], number: u32) -> Vec<u8> {
     let number = if number > 1 { number.to_string() } else { String::new() };
     [rel, SET_ASIDE.as_bytes(), number.as_bytes()].concat()
+}
+
+/// Whether a name is one under which a [`Placer`] makes what it then renames into its place.
+pub fn is_temporary_name(name: &[u8]) -> bool {
+    is_temporary(name)
 }
 
 /// How a file got its bytes.

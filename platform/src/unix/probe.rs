@@ -93,6 +93,7 @@ pub fn view_available(dir: &Path) -> Result<(), EnterError> {
         scope: Scope::Workspace(dir.to_owned()),
         cwd: PathBuf::from("/"),
         options: String::new(),
+        asked_at: None,
     };
     let (inside, door) = enter::prepare(&view).map_err(failed)?;
     // SAFETY: the child makes raw system calls only, and exits without running anything of this process.

@@ -18,6 +18,9 @@ use super::real_file::magic_link;
 /// A name already taken by a leftover of another process is passed over; so many in a row mean something else is wrong.
 pub(crate) const TEMPORARY_NAMES_TRIED: u32 = 100;
 
+/// What temporary names begin with.
+const TEMPORARY: &str = ".wink-";
+
 static NEXT_TEMPORARY: AtomicU64 = AtomicU64::new(0);
 
 /// Makes such files on one file system, and remembers what that cannot do.
@@ -27,6 +30,13 @@ pub(crate) struct WholeFiles {
     no_reflink: AtomicBool,
     /// The file system has no nameless files.
     pub(crate) no_nameless: AtomicBool,
+}
+
+/// Whether a name is one under which wink makes what is to get another name.
+pub(crate) fn is_temporary(name: &[u8]) -> bool {
+    let numbers = name.strip_prefix(TEMPORARY.as_bytes()).unwrap_or_default();
+    let parts: Vec<&[u8]> = numbers.split(|&byte| byte == b'-').collect();
+    parts.len() == 2 && parts.iter().all(|part| !part.is_empty() && part.iter().all(u8::is_ascii_digit))
 }
 
 /// A temporary name that goes away unless it was renamed into place.
@@ -52,7 +62,7 @@ impl<'a> Temporary<'a> {
     ) -> io::Result<(T, Temporary<'a>)> {
         for _ in 0..TEMPORARY_NAMES_TRIED {
             let number = NEXT_TEMPORARY.fetch_add(1, Ordering::Relaxed);
-            let name = CString::new(format!(".wink-{}-{number}", std::process::id()))?;
+            let name = CString::new(format!("{TEMPORARY}{}-{number}", std::process::id()))?;
             match make(&name) {
                 Ok(made) => return Ok((made, Temporary { parent, name, placed: false })),
                 Err(Errno::EXIST) => {}
@@ -194,6 +204,17 @@ mod tests {
             let names: Vec<_> =
                 std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
             assert_eq!(names, ["name"]);
+        }
+    }
+
+    #[test]
+    fn temporary_names_are_known_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let parent = rustix::fs::open(dir.path(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        let made = Temporary::make(&parent, |name| rustix::fs::symlinkat(c"x", &parent, name)).unwrap().1;
+        assert!(is_temporary(made.name().to_bytes()));
+        for other in [&b".wink-"[..], b".wink-1", b".wink-1-", b".wink-a-1", b".wink-1-2-3", b"wink-1-2", b""] {
+            assert!(!is_temporary(other), "{other:?}");
         }
     }
 }

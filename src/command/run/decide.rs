@@ -8,7 +8,6 @@ use std::sync::Arc;
 use wink_platform::unix::{identity, probe};
 use wink_store::{RecordHead, Store};
 
-use super::INSIDE;
 use crate::config::{Config, Own};
 use crate::engine::lookup::{Found, Judged, Miss};
 use crate::engine::own::{Standing, left, standing};
@@ -16,13 +15,18 @@ use crate::engine::restore::{NoPlan, Plan};
 use crate::engine::session::too_few_descriptors;
 use crate::engine::tree::Tree;
 use crate::engine::{Engine, Task};
+use crate::outer;
 use crate::package::excluded;
 use crate::report::{Class, Difference, Status};
 
+/// Why a run inside another one is a plain part of it.
+const INSIDE_ANOTHER: &str = "inside another task, which sees and records all of it";
+
 /// Why the cache takes no part in a task, where that is known before it is opened.
 pub fn barred(task: &Task) -> Option<(Class, String)> {
-    if std::env::var_os(INSIDE).is_some() {
-        return Some((Class::Nested, "inside another task, which sees and records all of it".to_owned()));
+    // Where the outer task cannot be asked, nobody can say what a file of its view is known by, nor whether it is still the same.
+    if let Some(Err(error)) = outer::of_run(&task.workspace).map(|outer| outer.nodes(&[])) {
+        return Some((Class::Nested, format!("{INSIDE_ANOTHER}; {}", crate::explain(&error))));
     }
     if let Some(name) = excluded(&task.cwd, &task.workspace, &task.settings.exclude_packages) {
         let reason = format!("the package {name} is excluded from caching (exclude_packages)");
@@ -39,7 +43,9 @@ pub fn barred(task: &Task) -> Option<(Class, String)> {
 /// Opens the store, and finds the mount that the workspace lies in.
 pub fn open(task: &mut Task, config: &Config, use_daemon: bool) -> anyhow::Result<Arc<Store>> {
     let dir = config.store_dir()?;
-    if use_daemon {
+    // Through a view neither the locks nor the shared memory of a database would reach the others who use it.
+    anyhow::ensure!(outer::around(dir).is_none(), "{INSIDE_ANOTHER}; the cache {} lies in its view", dir.display());
+    if use_daemon && outer::of_run(&task.workspace).is_none() {
         task.mount = crate::command::mount::find(dir, &task.workspace)?;
     }
     Ok(Arc::new(Store::open(dir)?))

@@ -102,6 +102,7 @@ pub fn prepare(args: &TaskArgs, quiet: bool) -> anyhow::Result<(Task, Config)> {
         detect: Box::new(Tracing),
         mount: None,
         only_asked: false,
+        quiet,
     };
     Ok((task, config))
 }

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use wink_fs::attr::{Kind, Time};
 use wink_fs::view::Newer;
 use wink_fs::zone::join;
+use wink_platform::unix::detach;
 use wink_platform::unix::mounts::is_dead;
 use wink_platform::unix::task::{Finished, Spawn};
 use wink_store::Captured;
@@ -111,6 +112,8 @@ impl Ended for Viewed {
         if let Some(rest) = ran.finished.rest.take() {
             rest.pass_on();
         }
+        // Whoever reads what the command printed has all of it, and shall not wait for what outlived it. Failing costs that wait.
+        let _ = detach::let_go_of_streams();
         if let Some(serving) = ran.serving.take() {
             // The kernel drops the mount with its last process.
             let _ = serving.wait();
