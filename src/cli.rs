@@ -40,7 +40,7 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Say whether a command would be a hit or a miss, and why; run and change nothing
     Explain(Box<ExplainArgs>),
-    /// Show the inputs and outputs of a record
+    /// Show the inputs and outputs of a record, compare two, or write a page about all tasks of the workspace
     Trace(TraceArgs),
     /// Serve a working tree through wink: what hits restore appears in it without being copied
     Mount(MountArgs),
@@ -90,11 +90,14 @@ pub enum ConfigCommand {
 #[derive(Debug, Args)]
 pub struct TraceArgs {
     /// Print JSON
-    #[arg(long)]
+    #[arg(long, conflicts_with = "html")]
     pub json: bool,
-    /// The record, by the first digits of its name [default: the last run in this workspace]
-    #[arg(value_name = "RECORD")]
-    pub record: Option<String>,
+    /// Write one page about the tasks of this workspace to FILE, to be looked at in a browser; - is standard output
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// The record, by the first digits of its name [default: the last run in this workspace]; two are compared
+    #[arg(value_name = "RECORD", num_args = 0..=2)]
+    pub records: Vec<String>,
 }
 
 /// `wink run`.

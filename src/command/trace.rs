@@ -1,16 +1,25 @@
-//! `wink trace`: what a record's run read and what it left.
+//! `wink trace`: what a record's run read and what it left, what differs between two records, and a page about all tasks of a workspace.
 
-use std::collections::BTreeMap;
+mod compare;
+mod page;
+mod tree;
+
+use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use serde::Serialize;
-use wink_store::{Observation, OpaqueKind, Output, Record, RecordId, Root, Store, TreePath};
+use wink_store::{Digest, Observation, Output, Record, RecordId, Root, Store, TreePath};
 
 use crate::cli::TraceArgs;
 use crate::config::Config;
-use crate::report::{count, human_bytes, human_ms, one_line};
+use crate::engine::lookup::slashed;
+use crate::engine::now_ms;
+use crate::engine::tree::Tree;
+use crate::mounted::Mount;
+use crate::report::{ago, count, human_bytes, human_ms, one_line};
 use crate::roots::Roots;
 use crate::workspace;
 
@@ -39,33 +48,94 @@ struct Item {
     mode: Option<u32>,
 }
 
+/// A store, seen from a workspace.
+struct Archive {
+    store: Arc<Store>,
+    workspace: PathBuf,
+    home: Option<PathBuf>,
+    mount: Option<Mount>,
+}
+
 /// Runs the subcommand; what it returns is printed.
 pub fn run(args: &TraceArgs) -> anyhow::Result<String> {
-    let cwd = std::env::current_dir().context("the current directory cannot be read; does it still exist?")?;
-    let home = std::env::home_dir().and_then(|home| home.canonicalize().ok());
-    let workspace = workspace::find(&cwd, home.as_deref())?;
-    let config = Config::load(&workspace.root, std::env::vars_os())?;
-    let dir = config.store_dir()?;
-    anyhow::ensure!(dir.is_dir(), "nothing is cached yet: {} does not exist", dir.display());
-    let store = Store::open(dir)?;
-    let id = match &args.record {
-        Some(prefix) => by_prefix(&store, prefix)?,
-        None => store
-            .last_run(workspace.root.as_os_str().as_encoded_bytes())?
-            .with_context(|| format!("no run is known in {}; name a record", workspace.root.display()))?,
+    let archive = Archive::open()?;
+    let named = args.records.iter().map(|prefix| by_prefix(&archive.store, prefix));
+    let named: Vec<RecordId> = named.collect::<anyhow::Result<_>>()?;
+    if let Some(file) = &args.html {
+        let page = page::write(&archive, &named)?;
+        if file == Path::new("-") {
+            return Ok(page);
+        }
+        return crate::report::replace(file, page.as_bytes())
+            .map(|()| String::new())
+            .with_context(|| format!("cannot write the page to {}", file.display()));
+    }
+    let id = match named.as_slice() {
+        [one, other] => return compare::run(&archive, one, other, args.json),
+        [one] => *one,
+        _ => archive
+            .store
+            .last_run(archive.workspace.as_os_str().as_encoded_bytes())?
+            .with_context(|| format!("no run is known in {}; name a record", archive.workspace.display()))?,
     };
-    let record = store.record(&id)?;
-    let record = record.with_context(|| format!("the record {} is no longer in the cache", id.0.short()))?;
-    // A record that is bound to a place is shown there, any other as it applies here.
-    let bound = record.head.bound_workspace.as_deref().map(|path| String::from_utf8_lossy(path).into_owned());
-    let root = bound.as_deref().map_or(workspace.root.as_path(), Path::new);
-    let roots = Roots::new(root, home.as_deref());
+    let record = archive.record(&id)?;
+    let roots = archive.roots(&record);
     if args.json {
         let mut text = serde_json::to_string_pretty(&document(&record, &roots))?;
         text.push('\n');
         Ok(text)
     } else {
-        Ok(people(&record, &roots))
+        let sizes = archive.sizes(std::slice::from_ref(&record))?;
+        Ok(people(&record, &roots, &sizes, now_ms()))
+    }
+}
+
+impl Archive {
+    fn open() -> anyhow::Result<Archive> {
+        let cwd = std::env::current_dir().context("the current directory cannot be read; does it still exist?")?;
+        let home = std::env::home_dir().and_then(|home| home.canonicalize().ok());
+        let workspace = workspace::find(&cwd, home.as_deref())?.root;
+        let config = Config::load(&workspace, std::env::vars_os())?;
+        let dir = config.store_dir()?;
+        anyhow::ensure!(dir.is_dir(), "nothing is cached yet: {} does not exist", dir.display());
+        // Only sizes depend on it.
+        let mount = super::mount::find(dir, &workspace).ok().flatten();
+        Ok(Archive { store: Arc::new(Store::open(dir)?), workspace, home, mount })
+    }
+
+    fn record(&self, id: &RecordId) -> anyhow::Result<Record> {
+        let record = self.store.record(id)?;
+        record.with_context(|| format!("the record {} is no longer in the cache", id.0.short()))
+    }
+
+    /// A record that is bound to a place is shown there, any other as it applies here.
+    fn roots(&self, record: &Record) -> Roots {
+        let bound = record.head.bound_workspace.as_deref().map(crate::engine::tree::os);
+        Roots::new(bound.unwrap_or(&self.workspace), self.home.as_deref())
+    }
+
+    /// The sizes of input files, as far as they are known without reading any: of those that still are as recorded, and of blobs.
+    fn sizes(&self, records: &[Record]) -> anyhow::Result<HashMap<Digest, u64>> {
+        let mut files: HashMap<Vec<u8>, Digest> = HashMap::new();
+        for record in records {
+            let roots = self.roots(record);
+            for (path, seen) in &record.trace.seen {
+                if let Observation::File { digest, .. } = seen.fact {
+                    files.insert(slashed(roots.absolute(path)), digest);
+                }
+            }
+        }
+        let mut tree = Tree::new(&self.store, self.mount.as_ref())?;
+        tree.expect(files.keys().cloned());
+        let mut sizes = HashMap::new();
+        for (path, digest) in &files {
+            let known = tree.known(path).filter(|(found, _)| found == digest).map(|(_, size)| size);
+            let blob = || self.store.blob_path(digest).metadata().ok().map(|data| data.len());
+            if let Some(size) = known.or_else(blob) {
+                sizes.insert(*digest, size);
+            }
+        }
+        Ok(sizes)
     }
 }
 
@@ -73,7 +143,7 @@ pub fn run(args: &TraceArgs) -> anyhow::Result<String> {
 fn by_prefix(store: &Store, prefix: &str) -> anyhow::Result<RecordId> {
     let prefix = prefix.to_ascii_lowercase();
     if prefix.len() < PREFIX_MIN || !prefix.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        bail!("\"{prefix}\" is not the name of a record; give at least its first {PREFIX_MIN} digits (0-9, a-f)");
+        bail!("\"{prefix}\" is not the name of a record; give at least its first 4 digits (0-9, a-f)");
     }
     let heads = store.find_by_prefix(&prefix)?;
     match heads.as_slice() {
@@ -121,157 +191,51 @@ fn document(record: &Record, roots: &Roots) -> Document {
     Document { inputs, outputs, removed }
 }
 
-/// The form for people: inputs by root, then outputs, then sums.
-fn people(record: &Record, roots: &Roots) -> String {
+/// The command of a record, as one line.
+fn command(record: &Record) -> String {
+    let words: Vec<_> = record.argv.iter().map(|word| String::from_utf8_lossy(word)).collect();
+    one_line(&words.join(" "))
+}
+
+/// What people call the place that a root is.
+fn place(root: Root) -> &'static str {
+    match root {
+        Root::Workspace => "the workspace",
+        Root::Above(_) => "above the workspace",
+        Root::Home => "the home directory",
+        Root::System => "the system",
+    }
+}
+
+/// The form for people: inputs as one tree for each root, then outputs as a tree.
+fn people(record: &Record, roots: &Roots, sizes: &HashMap<Digest, u64>, now_ms: u64) -> String {
     let mut out = String::new();
     let head = &record.head;
-    let words: Vec<_> = record.argv.iter().map(|word| String::from_utf8_lossy(word)).collect();
-    let _ = writeln!(out, "record {}: {}", head.id.0.short(), one_line(&words.join(" ")));
+    let _ = writeln!(out, "record {}: {}", head.id.0.short(), command(record));
     let _ = writeln!(
         out,
-        "exit code {}, ran {}{}",
+        "exit code {}, ran {}, made {}{}",
         head.exit_code,
         human_ms(head.command_ms),
+        ago(now_ms.saturating_sub(head.created_ms)),
         if head.usable { "" } else { ", not reusable" }
     );
-
-    let mut groups: BTreeMap<Root, Vec<String>> = BTreeMap::new();
-    for (path, seen) in &record.trace.seen {
-        let kind = match &seen.fact {
-            Observation::Opaque { kind: OpaqueKind::Unreadable, .. } => "unreadable",
-            Observation::Opaque { .. } => "special",
-            other => fact(other).0,
-        };
-        let own = if seen.own { "  (own output)" } else { "" };
-        let name = if path.relative().is_empty() { ".".into() } else { String::from_utf8_lossy(path.relative()) };
-        groups.entry(path.root()).or_default().push(format!("  {kind:<10} {}{own}", one_line(&name)));
+    for (root, branch) in tree::of_inputs(&record.trace, sizes) {
+        let top = TreePath::new(root, b"").map(|path| roots.absolute(&path)).unwrap_or_default();
+        let top = one_line(&String::from_utf8_lossy(&slashed(top)));
+        let sum = branch.size().map(|bytes| format!(", {}", human_bytes(bytes))).unwrap_or_default();
+        let _ = writeln!(out, "\n{} in {}{sum}", count(branch.facts(), "input"), place(root));
+        branch.draw(&top, &mut out);
     }
-    for (root, lines) in &groups {
-        let place = TreePath::new(*root, b"").map(|path| roots.absolute(&path)).unwrap_or_default();
-        let what = match root {
-            Root::Workspace => "the workspace",
-            Root::Above(_) => "above the workspace",
-            Root::Home => "the home directory",
-            Root::System => "the system",
-        };
-        let place = one_line(&String::from_utf8_lossy(&place));
-        let _ = writeln!(out, "\n{} in {what}, {place}", count(lines.len() as u64, "input"));
-        for line in lines {
-            let _ = writeln!(out, "{line}");
-        }
-    }
-
-    let outputs = &record.outputs.entries;
-    let _ = writeln!(out, "\n{}, {}", count(outputs.len() as u64, "output"), human_bytes(head.output_bytes));
-    for entry in outputs {
-        let name = one_line(&String::from_utf8_lossy(&entry.path));
-        let line = match &entry.output {
-            Output::File { size, mode, .. } => {
-                format!("file       {name}  {mode:04o}  {}", human_bytes(*size))
-            }
-            Output::Link { target } => format!("link       {name} -> {}", one_line(&String::from_utf8_lossy(target))),
-            Output::Dir { mode } => format!("dir        {name}  {mode:04o}"),
-            Output::Removed => format!("removed    {name}"),
-        };
-        let modified =
-            if entry.modified && entry.output != Output::Removed { "  (held something else before)" } else { "" };
-        let _ = writeln!(out, "  {line}{modified}");
+    let outputs = record.outputs.entries.len() as u64;
+    let _ = writeln!(out, "\n{}, {}", count(outputs, "output"), human_bytes(head.output_bytes));
+    if outputs > 0 {
+        let top = TreePath::new(Root::Workspace, b"").map(|path| roots.absolute(&path)).unwrap_or_default();
+        tree::of_outputs(&record.outputs).draw(&one_line(&String::from_utf8_lossy(&top)), &mut out);
     }
     out
 }
 
 #[cfg(test)]
-mod tests {
-    use wink_store::{Captured, OwnKey, RecordHead, TaskKey};
-    use wink_store::{Digest, Entry, Manifest, Seen, Trace};
-
-    use super::*;
-
-    fn record() -> Record {
-        let digest = Digest::of(b"x");
-        let facts = [
-            (Root::Workspace, b"src/a.c".as_slice(), Observation::File { digest, mode: 0o644 }),
-            (Root::Workspace, b"", Observation::Listing { digest, mode: 0o755 }),
-            (Root::Home, b".rc", Observation::Absent),
-            (Root::System, b"usr", Observation::Dir { mode: 0o755 }),
-            (Root::System, b"bin", Observation::Link { target: b"usr/bin".to_vec() }),
-            (Root::System, b"secret", Observation::Opaque { kind: OpaqueKind::Unreadable, mode: 0 }),
-        ];
-        let seen =
-            facts.into_iter().map(|(root, path, fact)| (TreePath::new(root, path).unwrap(), Seen { fact, own: false }));
-        let entry = |path: &[u8], output| Entry { path: path.to_vec(), modified: output == Output::Removed, output };
-        let entries = vec![
-            entry(b"dist", Output::Dir { mode: 0o755 }),
-            entry(b"dist/a\xff.o", Output::File { digest, size: 1234, mode: 0o644 }),
-            entry(b"dist/l", Output::Link { target: b"a.o".to_vec() }),
-            entry(b"old", Output::Removed),
-        ];
-        Record {
-            head: RecordHead {
-                id: RecordId(digest),
-                task_key: TaskKey(digest),
-                own_key: OwnKey(digest),
-                usable: true,
-                fingerprint: digest,
-                manifest: digest,
-                exit_code: 0,
-                command_ms: 1200,
-                created_ms: 0,
-                bound_workspace: None,
-                bound_home: None,
-                depth: 2,
-                output_bytes: 1234,
-            },
-            trace: Trace { seen: seen.collect() },
-            outputs: Manifest { entries },
-            times: vec![0; 4],
-            captured: Captured::default(),
-            argv: vec![b"cc".to_vec(), b"a.c".to_vec()],
-        }
-    }
-
-    #[test]
-    fn json_has_absolute_paths_and_the_agreed_kinds() {
-        let roots = Roots::new(Path::new("/w/p"), Some(Path::new("/h")));
-        let value = serde_json::to_value(document(&record(), &roots)).unwrap();
-        let list = |field: &str| -> Vec<(String, String)> {
-            let items = value[field].as_array().unwrap().iter();
-            items
-                .map(|item| (item["path"].as_str().unwrap().to_owned(), item["kind"].as_str().unwrap().to_owned()))
-                .collect()
-        };
-        let own =
-            |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect::<Vec<_>>();
-        let wanted = [
-            ("/w/p", "listing"),
-            ("/w/p/src/a.c", "file"),
-            ("/h/.rc", "absent"),
-            ("/bin", "link"),
-            ("/secret", "file"),
-            ("/usr", "dir"),
-        ];
-        assert_eq!(list("inputs"), own(&wanted));
-        let wanted = [("/w/p/dist", "dir"), ("/w/p/dist/a\u{fffd}.o", "file"), ("/w/p/dist/l", "link")];
-        assert_eq!(list("outputs"), own(&wanted));
-        assert_eq!(value["removed"], serde_json::json!(["/w/p/old"]));
-        assert_eq!(value["outputs"][1]["mode"], 0o644);
-        assert!(value["inputs"][4].get("digest").is_none());
-    }
-
-    #[test]
-    fn people_see_groups_and_sums() {
-        let text = people(&record(), &Roots::new(Path::new("/w/p"), Some(Path::new("/h"))));
-        for part in [
-            ": cc a.c\n",
-            "exit code 0, ran 1.2 s\n",
-            "2 inputs in the workspace, /w/p\n",
-            "1 input in the home directory, /h\n",
-            "  unreadable secret\n",
-            "4 outputs, 1.2 kB\n",
-            "dist/a\u{fffd}.o  0644  1.2 kB\n",
-            "removed    old\n",
-        ] {
-            assert!(text.contains(part), "{part:?} in {text}");
-        }
-    }
-}
+#[path = "trace_tests.rs"]
+mod tests;

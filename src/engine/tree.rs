@@ -195,6 +195,17 @@ impl<'s> Tree<'s> {
         outer::of(attr.dev).is_none() || self.node(attr).is_some()
     }
 
+    /// Digest and size of a regular file, if they are known without reading it.
+    pub fn known(&mut self, path: &[u8]) -> Option<(Digest, u64)> {
+        let attr = self.attr(path).ok()?.filter(|attr| attr.kind == Kind::File)?;
+        if attr.dev == VIRTUAL {
+            return Some((self.ground.origin(path).ok()??, attr.size));
+        }
+        let stamp = stamp(&attr);
+        let cached = self.expected.get(&stamp.id()).filter(|cached| is_known(cached, &stamp))?;
+        Some((cached.digest, attr.size))
+    }
+
     /// Remembers the digest of a blob that wink itself has just made: nobody writes to it any more, so it is at rest at once.
     pub fn learn(&mut self, attr: &Attr, digest: Digest) {
         self.learned.push((stamp(attr), digest, Time::now().0.max(attr.ctime.0 + REST + 1)));

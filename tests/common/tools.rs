@@ -88,6 +88,11 @@ pub fn fusermount() -> Result<PathBuf, String> {
     system("fusermount3", "fuse3")
 }
 
+/// A browser. Not brought by apt-get when it is missing, as the small tools are: it is large, and `.ci/run` installs it.
+pub fn chromium() -> Result<PathBuf, String> {
+    which("chromium")
+}
+
 /// `unshare`, and the right to use it with these flags.
 pub fn unshare(flags: &[&str]) -> Result<PathBuf, String> {
     let path = system("unshare", "util-linux")?;

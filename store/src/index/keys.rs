@@ -1,7 +1,7 @@
 //! What the task keys used in a workspace were made of, so that a key that was never seen before can be explained by the nearest
 //! one that was. Only an explanation: nothing is decided by it.
 
-use rusqlite::params;
+use rusqlite::{OptionalExtension, params};
 
 use crate::Store;
 use crate::error::StoreError;
@@ -27,6 +27,15 @@ impl Store {
                 .execute(params![workspace, KEYS_MAX])
                 .map(drop)
         })
+    }
+
+    /// What a task key was made of, if some workspace remembers it.
+    pub fn key_parts(&self, key: &TaskKey) -> Result<Option<Vec<u8>>, StoreError> {
+        let index = self.index();
+        index
+            .prepare_cached("SELECT parts FROM keys WHERE task_key = ?1 LIMIT 1")
+            .and_then(|mut query| query.query_row(params![&key.0.0[..]], |row| row.get(0)).optional())
+            .map_err(|error| self.index_error(error))
     }
 
     /// What the keys used in a workspace were made of, latest first.
@@ -59,5 +68,7 @@ mod tests {
         assert_eq!(recent.len(), KEYS_MAX as usize);
         assert_eq!(recent[0], (KEYS_MAX + 9).to_le_bytes());
         assert_eq!(store.recent_keys(b"/other").unwrap(), [b"x".to_vec()]);
+        assert_eq!(store.key_parts(&TaskKey(Digest::of(b"x"))).unwrap().as_deref(), Some(&b"x"[..]));
+        assert_eq!(store.key_parts(&TaskKey(Digest::of(b"y"))).unwrap(), None);
     }
 }

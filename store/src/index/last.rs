@@ -38,6 +38,19 @@ impl Store {
         self.last_by(sql, params![workspace])
     }
 
+    /// The records whose outputs stand in `workspace`, one per own key, the one used last first.
+    pub fn last_runs(&self, workspace: &[u8]) -> Result<Vec<RecordId>, StoreError> {
+        let index = self.index();
+        let found = index
+            .prepare_cached("SELECT record_id FROM last WHERE workspace = ?1 ORDER BY turn DESC")
+            .and_then(|mut query| {
+                query.query_map([workspace], |row| row.get::<_, [u8; 32]>(0))?.collect::<Result<Vec<_>, _>>()
+            });
+        found
+            .map(|ids| ids.into_iter().map(|id| RecordId(Digest(id))).collect())
+            .map_err(|error| self.index_error(error))
+    }
+
     /// The workspaces in which a record's outputs stand, latest first.
     pub fn standing_in(&self, record: &RecordId) -> Result<Vec<Vec<u8>>, StoreError> {
         let index = self.index();
