@@ -115,6 +115,18 @@ struct Capture<'a, 's> {
     adopted: HashMap<StagedId, (Digest, u64)>,
 }
 
+/// What stood in a place that the command changed.
+struct Stood {
+    /// The place, relative to the workspace.
+    relative: Vec<u8>,
+    /// Somebody else's thing stood there when the command began.
+    modified: bool,
+    /// The command had looked at it.
+    was_seen: bool,
+    /// Somebody else saved a file there since.
+    theirs: bool,
+}
+
 impl<'s> Engine<'s> {
     /// See the module.
     ///
@@ -136,9 +148,12 @@ impl<'s> Engine<'s> {
             capture.out.doubts.push(format!("the workspace cannot be examined: {error:#}"));
         }
         let changes = std::mem::take(&mut capture.run.delta.changes);
-        for changed in changes {
+        // What stood there is told before the first new file is in the store: what the command copied is not taken for stored by that.
+        let stood: Vec<_> = changes.iter().map(|changed| capture.stood(changed)).collect();
+        capture.adopt_all(&changes);
+        for (changed, stood) in changes.into_iter().zip(stood) {
             let shown = String::from_utf8_lossy(&changed.path).into_owned();
-            if let Err(error) = capture.change(changed) {
+            if let Err(error) = stood.and_then(|stood| capture.change(changed, stood)) {
                 capture.out.lost.get_or_insert(format!("{shown}: {error:#}"));
             }
         }
@@ -174,18 +189,24 @@ impl Capture<'_, '_> {
         !self.is_ignored(relative) && (declared.is_empty() || declared.iter().any(|glob| matches_glob(glob, relative)))
     }
 
-    fn change(&mut self, changed: Changed) -> anyhow::Result<()> {
-        let Changed { path, change, before } = changed;
-        let Some(relative) = self.relative(&path).map(<[u8]>::to_vec) else { return Ok(()) };
-        let own = self.is_shown(&relative);
-        let modified = before.is_some() && !own;
+    /// What stood in a place that the command changed. `None` outside the workspace.
+    fn stood(&mut self, changed: &Changed) -> anyhow::Result<Option<Stood>> {
+        let Changed { path, before, .. } = changed;
+        let Some(relative) = self.relative(path).map(<[u8]>::to_vec) else { return Ok(None) };
+        let modified = before.is_some() && !self.is_shown(&relative);
         let parent = path.iter().rposition(|byte| *byte == b'/').map(|slash| &path[..slash]);
         let moved = parent.is_some_and(|parent| self.moved.contains(parent));
-        let was_seen = moved || self.run.sights.contains_key(&path);
-        if modified && is_stored(self.engine.store, &path, self.tree) {
+        let was_seen = moved || self.run.sights.contains_key(path);
+        if modified && is_stored(self.engine.store, path, self.tree) {
             self.ours.insert(relative.clone());
         }
-        let theirs = self.is_edited(&path, before)?;
+        let theirs = self.is_edited(path, *before)?;
+        Ok(Some(Stood { relative, modified, was_seen, theirs }))
+    }
+
+    fn change(&mut self, changed: Changed, stood: Option<Stood>) -> anyhow::Result<()> {
+        let Changed { path, change, before } = changed;
+        let Some(Stood { relative, modified, was_seen, theirs }) = stood else { return Ok(()) };
         if theirs && !matches!(change, Change::Removed) {
             self.set_aside(&path, &relative);
         }
@@ -277,6 +298,8 @@ impl Capture<'_, '_> {
         sights.retain(|(path, sight)| sight.attr.is_some() || !is_temporary(path));
         sights.sort_by(|(one, _), (other, _)| one.cmp(other));
         self.tree.expect(sights.iter().map(|(path, _)| path.clone()));
+        let files = sights.iter().filter(|(_, sight)| sight.attr.is_some_and(|attr| attr.kind == Kind::File));
+        self.tree.hash_ahead(files.map(|(path, _)| path.as_slice()));
         let mut facts = Vec::with_capacity(sights.len());
         for (path, sight) in &sights {
             match self.fact(path, sight) {

@@ -63,6 +63,11 @@ impl<'m> Ground<'m> {
         mount.relative(path).map(|relative| (tree, relative))
     }
 
+    /// Whether a path means what it says, and nothing in a mount.
+    pub fn is_plain(&self, path: &[u8]) -> bool {
+        self.mounted.as_ref().is_none_or(|mounted| mounted.mount.relative(path).is_none())
+    }
+
     /// Attributes of a path, a symbolic link's own; `None` if nothing is there.
     pub fn look(&mut self, path: &[u8]) -> io::Result<Option<Attr>> {
         let Some((tree, spot)) = self.spot(path)? else { return look(path) };

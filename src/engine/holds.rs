@@ -24,6 +24,9 @@ use crate::outer;
 /// New stamps are written once they spare this many examinations, or this share of all.
 const WORTH_WRITING: usize = 64;
 
+/// How many files are hashed at once before the first of them is compared: one that differs ends it all.
+const HASHED_AHEAD: usize = 256;
+
 /// What is asked about one path.
 enum Question {
     Absent { dir: usize },
@@ -288,9 +291,14 @@ impl Engine<'_> {
         standing: &Standing,
     ) -> Option<()> {
         let open = std::mem::take(&mut findings.open);
-        let files = open.iter().filter(|number| matches!(plan.questions[**number], Question::File { .. }));
-        tree.expect(files.map(|number| plan.paths.get(*number).to_vec()));
-        for number in open {
+        for (at, number) in open.iter().copied().enumerate() {
+            if at % HASHED_AHEAD == 0 {
+                let ahead = open[at..].iter().take(HASHED_AHEAD);
+                let files = ahead.filter(|number| matches!(plan.questions[**number], Question::File { .. }));
+                let files = files.map(|number| plan.paths.get(*number));
+                tree.expect(files.clone().map(<[u8]>::to_vec));
+                tree.hash_ahead(files);
+            }
             let question = &plan.questions[number];
             let path = plan.paths.get(number);
             let hid = Cell::new(false);

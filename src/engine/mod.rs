@@ -19,6 +19,7 @@ pub mod ground;
 pub mod holds;
 pub mod lookup;
 pub mod own;
+mod parallel;
 pub mod places;
 pub mod publish;
 pub mod restore;

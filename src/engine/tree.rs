@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -22,6 +23,7 @@ use wink_store::{Names, Store};
 use wink_store::{Observation, OpaqueKind, listing_digest};
 
 use super::ground::Ground;
+use super::parallel::in_parallel;
 use crate::mounted::Mount;
 use crate::outer::{self, Node, Outer};
 use crate::roots::Roots;
@@ -142,7 +144,8 @@ impl<'s> Tree<'s> {
             (Some(cached), Some(stamp)) if is_known(&cached, &stamp) => cached.digest,
             _ => {
                 let began = Time::now().0;
-                let digest = hash(&mut self.ground.open(path)?, &[])?.digest;
+                let size = usize::try_from(attr.size).unwrap_or(usize::MAX);
+                let digest = hash_sized(&mut self.ground.open(path)?, size, &[])?.digest;
                 if self.ground.look(path)?.is_none_or(|now| self::stamp(&now) != self::stamp(attr)) {
                     // These may be the bytes of before, of after, or some of both.
                     return Err(io::Error::new(io::ErrorKind::ResourceBusy, "it changed while it was read"));
@@ -204,6 +207,39 @@ impl<'s> Tree<'s> {
         let stamp = stamp(&attr);
         let cached = self.expected.get(&stamp.id()).filter(|cached| is_known(cached, &stamp))?;
         Some((cached.digest, attr.size))
+    }
+
+    /// Hashes those of the files at once, on several threads, of which neither the cache ([`Tree::expect`]) nor an outer task knows the
+    /// digest. What fails is met again when it is asked for.
+    pub fn hash_ahead<'p>(&mut self, paths: impl Iterator<Item = &'p [u8]>) {
+        let mut unknown = Vec::new();
+        for path in paths {
+            if let Ok(Some(attr)) = self.attr(path)
+                && attr.kind == Kind::File
+                && attr.dev != VIRTUAL
+                && outer::of(attr.dev).is_none()
+                && self.ground.is_plain(path)
+                && !self.digests.contains_key(path)
+            {
+                let stamp = stamp(&attr);
+                if !self.expected.get(&stamp.id()).is_some_and(|cached| is_known(cached, &stamp)) {
+                    unknown.push((path, stamp));
+                }
+            }
+        }
+        let hashed = in_parallel(&unknown, |(path, before)| -> io::Result<Option<(Digest, i64)>> {
+            let began = Time::now().0;
+            let size = usize::try_from(before.size).unwrap_or(usize::MAX);
+            let digest = hash_sized(&mut File::open(os(path))?, size, &[])?.digest;
+            // Else these may be the bytes of before, of after, or some of both.
+            Ok(look(path)?.is_some_and(|now| stamp(&now) == *before).then_some((digest, began)))
+        });
+        for ((path, stamp), hashed) in unknown.into_iter().zip(hashed) {
+            if let Ok(Some((digest, began))) = hashed {
+                self.digests.insert(path.to_vec(), digest);
+                self.learned.push((stamp, digest, began));
+            }
+        }
     }
 
     /// Remembers the digest of a blob that wink itself has just made: nobody writes to it any more, so it is at rest at once.
@@ -384,11 +420,17 @@ pub struct Hashed {
 
 /// Hashes all of `file` and looks for `needles` in the same pass.
 pub fn hash(file: &mut impl Read, needles: &[&[u8]]) -> io::Result<Hashed> {
+    hash_sized(file, CHUNK, needles)
+}
+
+/// As [`hash`], for a file that is probably of this size: a large buffer costs more than hashing a small file.
+pub fn hash_sized(file: &mut impl Read, size: usize, needles: &[&[u8]]) -> io::Result<Hashed> {
     let finders: Vec<Finder<'_>> = needles.iter().map(Finder::new).collect();
     let overlap = needles.iter().map(|needle| needle.len().saturating_sub(1)).max().unwrap_or(0);
     let mut found = vec![false; needles.len()];
     let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; CHUNK + overlap];
+    // One byte more than the size, so that the first read shows the end.
+    let mut buffer = vec![0; size.saturating_add(1).min(CHUNK) + overlap];
     let mut kept = 0;
     loop {
         let count = match file.read(&mut buffer[kept..]) {
@@ -429,9 +471,11 @@ mod tests {
     fn needles_are_found_across_reads() {
         let bytes = b"....../work/clone/src.....";
         for step in 1..bytes.len() {
-            let hashed = hash(&mut Trickle(bytes, step), &[b"/work/clone", b"/home/u"]).unwrap();
-            assert_eq!(hashed.found, [true, false], "step {step}");
-            assert_eq!(hashed.digest, Digest::of(bytes), "step {step}");
+            for size in [0, 1, bytes.len(), CHUNK] {
+                let hashed = hash_sized(&mut Trickle(bytes, step), size, &[b"/work/clone", b"/home/u"]).unwrap();
+                assert_eq!(hashed.found, [true, false], "step {step}, size {size}");
+                assert_eq!(hashed.digest, Digest::of(bytes), "step {step}, size {size}");
+            }
         }
     }
 }

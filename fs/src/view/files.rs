@@ -23,9 +23,10 @@ impl<B: Backing> View<B> {
         self.open_checked(&mut guard, id, how)
     }
 
-    /// The creator may write what it made whatever the mode says (`open(2)`), so nothing is checked.
+    /// The creator may write what it made whatever the mode says (`open(2)`), so nothing is checked. Nor is it cut: it is empty, and ext4
+    /// writes a file that was cut to disk as soon as it is closed, which costs more than all else that is done to a small one.
     pub(super) fn open_created(&self, id: NodeId, how: OpenHow) -> Result<bool> {
-        self.open_checked(&mut self.lock(), id, how)
+        self.open_checked(&mut self.lock(), id, OpenHow { write: how.write || how.truncate, truncate: false, ..how })
     }
 
     fn open_checked(&self, guard: &mut Guard<'_, B>, id: NodeId, how: OpenHow) -> Result<bool> {
@@ -213,7 +214,12 @@ impl<B: Backing> Guard<'_, B> {
             (Some(open), ..) => open,
             (None, Zone::Task, Bytes::Lower) => {
                 self.copy_up(id, size)?;
-                self.open(id)?
+                let open = self.open(id)?;
+                if size == Some(0) {
+                    // It was made empty: see `open_created`.
+                    return Ok(open);
+                }
+                open
             }
             (None, Zone::Task, Bytes::Staged(_)) => self.open(id)?,
             (None, ..) => {

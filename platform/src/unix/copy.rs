@@ -7,12 +7,15 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 #[cfg(test)]
 use std::os::unix::fs::FileExt;
+use std::os::unix::fs::MetadataExt;
 
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
 /// One read of the fallback loop: large enough that the calls do not matter, small enough for a stack-like buffer.
 const BUFFER_BYTES: usize = 256 * 1024;
+/// The unit in which blocks are counted, whatever the file system's are.
+const BLOCK_BYTES: u64 = 512;
 /// The most one `copy_file_range` is asked for, so that a copy stays interruptible between calls.
 const RANGE_BYTES: u64 = 1 << 30;
 
@@ -38,10 +41,13 @@ pub(crate) fn reflink(from: impl AsFd, to: impl AsFd) -> io::Result<bool> {
 
 /// Makes the empty `to` hold the bytes of `from`, holes kept.
 pub(crate) fn copy_sparse(from: &File, to: &File) -> io::Result<()> {
-    let size = from.metadata()?.len();
+    let metadata = from.metadata()?;
+    let size = metadata.len();
+    // As many blocks as bytes: there are no holes to look for.
+    let whole = metadata.blocks().saturating_mul(BLOCK_BYTES) >= size;
     let mut at = 0;
     while at < size {
-        let data = match rustix::fs::seek(from, SeekFrom::Data(at)) {
+        let data = match if whole { Ok(at) } else { rustix::fs::seek(from, SeekFrom::Data(at)) } {
             Ok(data) => data.min(size),
             Err(Errno::NXIO) => size,
             // A file system without holes: all of it is data.
@@ -50,7 +56,7 @@ pub(crate) fn copy_sparse(from: &File, to: &File) -> io::Result<()> {
         if data >= size {
             break;
         }
-        let end = match rustix::fs::seek(from, SeekFrom::Hole(data)) {
+        let end = match if whole { Ok(size) } else { rustix::fs::seek(from, SeekFrom::Hole(data)) } {
             Ok(hole) if hole > data => hole.min(size),
             _ => size,
         };
@@ -62,6 +68,9 @@ pub(crate) fn copy_sparse(from: &File, to: &File) -> io::Result<()> {
             }
         }
         at = end;
+        if data < end && end == size {
+            return Ok(());
+        }
     }
     // A hole at the end (or an empty file): the copies alone did not reach that far.
     if to.metadata()?.len() < size {

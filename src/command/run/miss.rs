@@ -91,10 +91,14 @@ fn run(asked: &Asked, engine: &Engine<'_>, missed: Missed) -> Result<Done, Troub
         crate::complain(&trouble);
     }
     let code = ended.finished().outcome.exit_code();
+    let store_began = asked.elapsed_ms();
     match after(asked, engine, missed, tree, ended.as_mut()) {
-        Ok(report) => {
+        Ok(mut report) => {
             let outlived = !ended.finished().survivors.is_empty();
-            Ok(Done { report, outlived: outlived.then_some(ended) })
+            let outlived = outlived.then_some(ended);
+            // Closing what the command made is part of it.
+            report.store_ms = asked.elapsed_ms() - store_began;
+            Ok(Done { report, outlived })
         }
         Err(error) => Err(Trouble::AfterTheCommand { error, code }),
     }
@@ -170,7 +174,6 @@ fn after<'s>(
     }
     // What runs left that were killed: nobody else looks for it. Failing is harmless: the next run tries again.
     let _ = store.sweep_staging();
-    report.store_ms = asked.elapsed_ms() - store_began;
     if report.reason.is_none()
         && let Some((class, reason)) = why_not
     {
@@ -187,6 +190,7 @@ fn after<'s>(
             None => missed.found.reason,
         });
     }
+    report.store_ms = asked.elapsed_ms() - store_began;
     let _ = store.count(&count::counted(asked, task, &report));
     Ok(report)
 }

@@ -2,20 +2,22 @@
 
 use std::fs::File;
 use std::io;
+use std::path::Path;
 
 use wink_fs::attr::{Attr, Kind};
 use wink_fs::backing::{Backing, BackingFile, StagedId};
-use wink_fs::delta::{Change, Source};
+use wink_fs::delta::{Change, Changed, Source};
 use wink_fs::observe::same;
 use wink_fs::zone::join;
 use wink_platform::unix::identity;
 use wink_platform::unix::place::aside_name;
 use wink_platform::unix::real_file::RealFile;
-use wink_store::{Digest, Output};
+use wink_store::{Digest, Output, Store};
 
 use super::{Capture, owner};
+use crate::engine::parallel::in_parallel;
 use crate::engine::publish::{Bytes, Deed};
-use crate::engine::tree::{VIRTUAL, hash, look, os};
+use crate::engine::tree::{Hashed, VIRTUAL, hash_sized, look, os};
 
 /// How many names are tried to tell where a file is set aside.
 const ASIDE_TOLD_MAX: usize = 100;
@@ -147,6 +149,35 @@ impl Capture<'_, '_> {
         Ok(Some(Output::File { digest, size, mode: attr.mode }))
     }
 
+    /// Makes blobs of all staged files at once, on several threads. What fails is tried again alone, and told then.
+    pub(super) fn adopt_all(&mut self, changes: &[Changed]) {
+        if self.run.live {
+            return;
+        }
+        let mut staged: Vec<StagedId> = changes
+            .iter()
+            .filter_map(|changed| match changed.change {
+                Change::File { source: Source::Staged(staged), .. } => Some(staged),
+                _ => None,
+            })
+            .collect();
+        staged.sort_unstable();
+        staged.dedup();
+        let (workspace, home) = (self.engine.workspace().to_vec(), self.home());
+        let needles: Vec<&[u8]> = [workspace.as_slice()].into_iter().chain(home.as_deref()).collect();
+        let (store, backing) = (self.engine.store, self.run.backing);
+        let adopted = in_parallel(&staged, |staged| {
+            let path = backing.staged_path(*staged)?;
+            adopt(store, &path, &needles)
+        });
+        for (staged, adopted) in staged.into_iter().zip(adopted) {
+            if let Ok(adopted) = adopted {
+                let stored = self.adopted(adopted);
+                self.adopted.insert(staged, stored);
+            }
+        }
+    }
+
     fn adopt_staged(&mut self, staged: StagedId) -> anyhow::Result<(Digest, u64)> {
         if let Some(known) = self.adopted.get(&staged) {
             return Ok(*known);
@@ -155,28 +186,27 @@ impl Capture<'_, '_> {
             // A blob must never change again, and whoever still runs may hold the staged file open.
             self.adopt_copy(self.run.backing.open_staged(staged)?)?
         } else {
-            self.adopt(&self.run.backing.staged_path(staged)?)?
+            self.adopt_one(&self.run.backing.staged_path(staged)?)?
         };
         self.adopted.insert(staged, stored);
         Ok(stored)
     }
 
-    /// Makes a blob of a staged file: hash and rename.
-    fn adopt(&mut self, staged: &std::path::Path) -> anyhow::Result<(Digest, u64)> {
-        let mut file = File::open(staged)?;
-        let size = file.metadata()?.len();
-        let workspace = self.engine.workspace();
-        let home = self.home();
-        let needles: Vec<&[u8]> = [workspace].into_iter().chain(home.as_deref()).collect();
-        let hashed = hash(&mut file, &needles)?;
+    fn adopt_one(&mut self, staged: &Path) -> anyhow::Result<(Digest, u64)> {
+        let (workspace, home) = (self.engine.workspace().to_vec(), self.home());
+        let needles: Vec<&[u8]> = [workspace.as_slice()].into_iter().chain(home.as_deref()).collect();
+        let adopted = adopt(self.engine.store, staged, &needles)?;
+        Ok(self.adopted(adopted))
+    }
+
+    fn adopted(&mut self, adopted: Adopted) -> (Digest, u64) {
+        let Adopted { hashed, size, blob } = adopted;
         self.out.bound_workspace |= hashed.found[0];
         self.out.bound_home |= hashed.found.get(1).copied().unwrap_or(false);
-        self.engine.store.adopt(staged, &hashed.digest)?;
-        let blob = self.engine.store.blob_path(&hashed.digest);
-        if let Some(attr) = look(blob.as_os_str().as_encoded_bytes())? {
+        if let Some(attr) = blob {
             self.tree.learn(&attr, hashed.digest);
         }
-        Ok((hashed.digest, size))
+        (hashed.digest, size)
     }
 
     /// Makes a blob of a copy of a file.
@@ -184,7 +214,7 @@ impl Capture<'_, '_> {
         let (staged, copy) = self.run.backing.stage()?;
         copy.clone_all(&source)?;
         drop(copy);
-        self.adopt(&self.run.backing.staged_path(staged)?)
+        self.adopt_one(&self.run.backing.staged_path(staged)?)
     }
 
     fn home(&self) -> Option<Vec<u8>> {
@@ -196,4 +226,21 @@ impl Capture<'_, '_> {
         self.out.bound_workspace |= finds(self.engine.workspace());
         self.out.bound_home |= self.home().is_some_and(|home| finds(&home));
     }
+}
+
+/// A staged file that is a blob by now.
+struct Adopted {
+    hashed: Hashed,
+    size: u64,
+    blob: Option<Attr>,
+}
+
+/// Makes a blob of a staged file: hash and rename.
+fn adopt(store: &Store, staged: &Path, needles: &[&[u8]]) -> anyhow::Result<Adopted> {
+    let mut file = File::open(staged)?;
+    let size = file.metadata()?.len();
+    let hashed = hash_sized(&mut file, usize::try_from(size).unwrap_or(usize::MAX), needles)?;
+    store.adopt(staged, &hashed.digest)?;
+    let blob = look(store.blob_path(&hashed.digest).as_os_str().as_encoded_bytes())?;
+    Ok(Adopted { hashed, size, blob })
 }
