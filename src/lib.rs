@@ -21,8 +21,8 @@ mod workspace;
 /// Doors to what is read, for those who feed it hostile bytes (`fuzz/`). No part of the interface.
 #[doc(hidden)]
 pub mod decoders {
-    pub use crate::config::Config;
     pub use crate::config::pattern::{matches, matches_glob};
+    pub use crate::config::{Config, Transport};
     pub use crate::daemon::protocol::{Attached, MountStatus, Reply, Request, Status, Text};
     pub use crate::key::KeyParts;
     pub use crate::roots::Roots;

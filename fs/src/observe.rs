@@ -219,8 +219,8 @@ impl<V: Vfs> Vfs for Observed<V> {
         self.inner.release(id);
     }
 
-    fn read(&self, id: NodeId, offset: u64, size: usize) -> Result<Vec<u8>> {
-        self.inner.read(id, offset, size)
+    fn read(&self, id: NodeId, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        self.inner.read(id, offset, buffer)
     }
 
     fn write(&self, id: NodeId, offset: u64, bytes: &[u8]) -> Result<()> {

@@ -149,8 +149,8 @@ pub trait Vfs: Send + Sync + 'static {
     }
     /// An open file was closed for good.
     fn release(&self, id: NodeId);
-    /// Reads up to `size` bytes.
-    fn read(&self, id: NodeId, offset: u64, size: usize) -> Result<Vec<u8>>;
+    /// Fills `buffer` as far as there are bytes; returns how many.
+    fn read(&self, id: NodeId, offset: u64, buffer: &mut [u8]) -> Result<usize>;
     /// Writes all of `bytes`.
     fn write(&self, id: NodeId, offset: u64, bytes: &[u8]) -> Result<()>;
     /// Makes a file durable.

@@ -2,157 +2,36 @@
 //!
 //! Each test that needs another user runs this test program again through `setpriv`.
 
-use std::ffi::{OsStr, OsString};
+mod fixed;
+
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use fuser::{
-    Config, Errno, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo, LockOwner, OpenFlags, ReplyAttr,
-    ReplyData, ReplyDirectory, ReplyEntry, Request, Session, SessionACL,
-};
+use fixed::{Fixed, Holds};
 use wink_platform::unix::enter::{Door, EnterError, Scope, Stage, View, prepare};
+use wink_platform::unix::fuse::{Serve, Serving, Transport, serve};
 use wink_platform::unix::task::{Finished, Outcome, Spawn, Stdin, Stream, run};
 
 const BOUND: [&str; 7] = ["/proc", "/sys", "/dev", "/run", "/tmp", "/usr", "/no-such-directory"];
 
-enum Kind {
-    Dir,
-    Link(Vec<u8>),
-    File(Vec<u8>),
-}
-
-struct Node {
-    parent: u64,
-    name: OsString,
-    kind: Kind,
-}
-
-/// A tree that never changes; node N is at place N - 1.
-struct Static(Vec<Node>);
-
-impl Static {
-    fn new() -> Static {
-        Static(vec![Node { parent: 0, name: OsString::new(), kind: Kind::Dir }])
-    }
-
-    fn add(&mut self, path: &Path, kind: Kind) {
-        let mut kind = Some(kind);
-        let parts: Vec<_> = path.iter().filter(|part| *part != "/").collect();
-        let mut parent = 1;
-        for (number, name) in parts.iter().enumerate() {
-            parent = match self.find(parent, name) {
-                Some(ino) => ino,
-                None => {
-                    let last = number + 1 == parts.len();
-                    let kind = if last { kind.take().unwrap() } else { Kind::Dir };
-                    self.0.push(Node { parent, name: name.to_os_string(), kind });
-                    self.0.len() as u64
-                }
-            };
-        }
-    }
-
-    fn find(&self, parent: u64, name: &OsStr) -> Option<u64> {
-        self.0.iter().position(|node| node.parent == parent && node.name == name).map(|place| place as u64 + 1)
-    }
-
-    fn attr(&self, ino: u64) -> Option<FileAttr> {
-        let node = self.0.get(usize::try_from(ino).ok()?.checked_sub(1)?)?;
-        let (kind, perm, size) = match &node.kind {
-            Kind::Dir => (FileType::Directory, 0o755, 0),
-            Kind::Link(target) => (FileType::Symlink, 0o777, target.len()),
-            Kind::File(bytes) => (FileType::RegularFile, 0o644, bytes.len()),
-        };
-        let now = SystemTime::UNIX_EPOCH;
-        Some(FileAttr {
-            ino: INodeNo(ino),
-            size: size as u64,
-            blocks: 0,
-            atime: now,
-            mtime: now,
-            ctime: now,
-            crtime: now,
-            kind,
-            perm,
-            nlink: 1,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            blksize: 4096,
-            flags: 0,
-        })
-    }
-}
-
-const LONG: Duration = Duration::from_secs(60);
-
-impl Filesystem for Static {
-    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.find(parent.into(), name).and_then(|ino| self.attr(ino)) {
-            Some(attr) => reply.entry(&LONG, &attr, Generation(0)),
-            None => reply.error(Errno::ENOENT),
-        }
-    }
-
-    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        match self.attr(ino.into()) {
-            Some(attr) => reply.attr(&LONG, &attr),
-            None => reply.error(Errno::ENOENT),
-        }
-    }
-
-    fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
-        match &self.0[u64::from(ino) as usize - 1].kind {
-            Kind::Link(target) => reply.data(target),
-            _ => reply.error(Errno::EINVAL),
-        }
-    }
-
-    fn read(
-        &self,
-        _: &Request,
-        ino: INodeNo,
-        _: FileHandle,
-        offset: u64,
-        _: u32,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
-        match &self.0[u64::from(ino) as usize - 1].kind {
-            Kind::File(bytes) => reply.data(&bytes[(offset as usize).min(bytes.len())..]),
-            _ => reply.error(Errno::EISDIR),
-        }
-    }
-
-    fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let names = self.0.iter().enumerate().filter(|(_, node)| node.parent == u64::from(ino));
-        for (number, (place, node)) in names.enumerate().skip(offset as usize) {
-            let kind = self.attr(place as u64 + 1).unwrap().kind;
-            if reply.add(INodeNo(place as u64 + 1), number as u64 + 1, kind, &node.name) {
-                break;
-            }
-        }
-        reply.ok();
-    }
-}
-
 /// A tree with everything that the real root directory has, empty, and `hello`.
-fn tree(workspace: &Path) -> Static {
-    let mut tree = Static::new();
+fn tree(workspace: &Path) -> Fixed {
+    let mut tree = Fixed::new();
     for entry in std::fs::read_dir("/").unwrap() {
         let path = entry.unwrap().path();
         match std::fs::read_link(&path) {
-            Ok(target) => tree.add(&path, Kind::Link(target.as_os_str().as_bytes().to_vec())),
-            Err(_) => tree.add(&path, Kind::Dir),
+            Ok(target) => tree.add(&path, Holds::Link(target.as_os_str().as_bytes().to_vec())),
+            Err(_) => tree.add(&path, Holds::Dir),
         }
     }
-    tree.add(Path::new("/hello/file"), Kind::File(b"from the view\n".to_vec()));
-    tree.add(&workspace.join("virtual"), Kind::File(b"virtual\n".to_vec()));
+    tree.add(Path::new("/hello/file"), Holds::File(b"from the view\n".to_vec()));
+    tree.add(&workspace.join("virtual"), Holds::File(b"virtual\n".to_vec()));
     tree
 }
 
@@ -187,18 +66,18 @@ impl Place {
 }
 
 /// Runs a command in a view of `tree`; the server's end is part of the test: it comes when nobody is inside any more.
-fn inside(view: &View, tree: Static, argv: &[&str]) -> (std::io::Result<Finished>, Result<(), EnterError>) {
+fn inside(view: &View, tree: Fixed, argv: &[&str]) -> (std::io::Result<Finished>, Result<(), EnterError>) {
     let (inside, door) = prepare(view).unwrap();
-    let serve = move |door: &Door| -> Result<std::thread::JoinHandle<()>, EnterError> {
+    let serve = move |door: &Door| -> Result<Serving, EnterError> {
         let device = door.receive(Duration::from_secs(20))?;
-        let session = Session::from_fd(tree, device, SessionACL::All, Config::default()).unwrap();
-        Ok(std::thread::spawn(move || drop(session.run())))
+        Ok(serve(Arc::new(tree), device, Serve { transport: Transport::Auto, threads: 1, working_tree: false })
+            .unwrap())
     };
     let server = std::thread::spawn(move || {
-        let session = serve(&door)?;
+        let serving = serve(&door)?;
         // The top directory goes at once: it would keep the view mounted.
         let entered = door.entered().map(drop);
-        session.join().unwrap();
+        serving.wait().unwrap();
         entered
     });
     let argv: Vec<_> = argv.iter().map(OsString::from).collect();
@@ -230,7 +109,7 @@ fn output(finished: &Finished, wanted: Stream) -> String {
 }
 
 #[track_caller]
-fn check(view: &View, tree: Static, script: &str, wanted: &str) {
+fn check(view: &View, tree: Fixed, script: &str, wanted: &str) {
     let (finished, entered) = inside(view, tree, &["sh", "-c", script]);
     let finished = finished.unwrap();
     assert_eq!(entered, Ok(()));
@@ -285,8 +164,8 @@ fn a_workspace_alone_is_covered() {
         return;
     }
     let place = Place::new();
-    let mut tree = Static::new();
-    tree.add(Path::new("/virtual"), Kind::File(b"virtual\n".to_vec()));
+    let mut tree = Fixed::new();
+    tree.add(Path::new("/virtual"), Holds::File(b"virtual\n".to_vec()));
     let view = View { scope: Scope::Workspace(place.workspace.clone()), ..place.system() };
     check(
         &view,

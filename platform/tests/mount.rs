@@ -7,94 +7,26 @@ mod mounted;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use mounted::{FILE, OneFile};
-use rustix::fs::{Mode, OFlags, XattrFlags};
+use mounted::inside::{AS_USER, INSIDE, covered, dies, inside, is_of_the_dead, mounted_over, works};
+use mounted::{BROKEN, FILE, OneFile};
+use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 use wink_fs::vfs::TOP;
-use wink_platform::unix::fuse::{Serve, Serving, serve};
+use wink_platform::unix::fuse::{Serving, Transport};
 use wink_platform::unix::mount::{MountError, UnmountError, mount_over, unmount};
 use wink_platform::unix::mount_users::{standing_beneath, users};
 use wink_platform::unix::mounts::{Mounted, is_dead, mounts};
 
-/// Tells the program that it runs in a namespace of its own, and as whom.
-const INSIDE: &str = "WINK_MOUNT_TEST";
-const AS_USER: [&str; 6] = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
-
-fn works(argv: &[&str]) -> bool {
-    Command::new(argv[0]).args(&argv[1..]).output().is_ok_and(|output| output.status.success())
-}
-
-/// Runs the test `name` inside namespaces of all kinds that this machine has; `true` inside, for the test to go on.
-fn inside(name: &str) -> bool {
-    if std::env::var_os(INSIDE).is_some() {
-        return true;
-    }
-    if let Err(problem) = wink_platform::unix::probe::fuse_available() {
-        println!("skipped: {problem}");
-        return false;
-    }
-    if !works(&["unshare", "-m", "true"]) || !works(&[&AS_USER[..], &["true"]].concat()) {
-        println!("skipped: not root, or no unshare or setpriv");
-        return false;
-    }
-    // A copy: the build directory may be closed to others.
-    let dir = tempfile::Builder::new().prefix("wink-mount-").tempdir_in("/tmp").unwrap();
-    fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
-    let program = dir.path().join("mount");
-    assert!(Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&program).status().unwrap().success());
-    fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
-    again(&program, name, "root", &[]);
-    if works(&["fusermount3", "--version"]) {
-        again(&program, name, "user", &AS_USER);
-    } else {
-        println!("skipped: as an ordinary user: no fusermount3");
-    }
-    if works(&[&AS_USER[..], &["unshare", "-Umr", "true"]].concat()) {
-        again(&program, name, "namespace", &[&AS_USER[..], &["unshare", "-Umr"]].concat());
-    } else {
-        println!("skipped: in a user namespace: ordinary users may not make them");
-    }
-    false
-}
-
-fn again(program: &Path, name: &str, who: &str, through: &[&str]) {
-    // Where the device is root's alone, the program sees one that is everybody's.
-    let script = "set -e; mount --make-rprivate /; mount -t tmpfs none /mnt; mknod -m 666 /mnt/fuse c 10 229; \
-                  mount --bind /mnt/fuse /dev/fuse; umount -l /mnt; exec \"$@\"";
-    let output = Command::new("unshare")
-        .args(["-m", "sh", "-c", script, "sh"])
-        .args(through)
-        .arg(program)
-        .args(["--exact", name, "--show-output", "--test-threads=1"])
-        .env(INSIDE, who)
-        .env("TMPDIR", "/tmp")
-        .current_dir("/")
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "as {who}: {text}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(text.contains("1 passed"), "as {who}: {text}");
-}
-
-/// A directory with a real file in it, to mount over.
-fn covered() -> (tempfile::TempDir, PathBuf, OwnedFd) {
-    let dir = tempfile::tempdir().unwrap();
-    let top = dir.path().join("a tree");
-    fs::create_dir(&top).unwrap();
-    fs::write(top.join("real"), "real").unwrap();
-    let lower = rustix::fs::open(&top, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
-    (dir, top, lower)
-}
-
+/// Mounts a tree and serves it: over the transport that the variable names, as for the program.
 fn mounted(top: &Path, tree: &Arc<OneFile>) -> Serving {
-    serve(tree.clone(), mount_over(top).unwrap(), Serve { threads: 2, working_tree: true }).unwrap()
+    let transport = std::env::var("WINK_TRANSPORT").map_or(Transport::Auto, |word| word.parse().unwrap());
+    mounted_over(top, tree, transport).unwrap()
 }
 
 /// What is listed of one directory: others may have mounted theirs on this machine.
@@ -259,6 +191,30 @@ fn the_kernel_forgets_what_it_is_told_to() {
     assert!(exists());
     unmount(&top, false).unwrap();
     serving.wait().unwrap();
+}
+
+#[test]
+fn a_server_that_breaks_ends_the_mount_and_nobody_hangs() {
+    if !inside("a_server_that_breaks_ends_the_mount_and_nobody_hangs") {
+        return;
+    }
+    let (_dir, top, _lower) = covered();
+    let tree = Arc::new(OneFile::new());
+    let serving = mounted(&top, &tree);
+    let forgetter = serving.forgetter();
+    let mut file = File::open(top.join("file")).unwrap();
+    let broken = top.join(std::str::from_utf8(BROKEN).unwrap());
+    assert_eq!(fs::metadata(broken).unwrap_err().raw_os_error(), Some(libc::EIO));
+    assert!(serving.wait().is_err());
+    for name in ["file", "other"] {
+        assert!(is_of_the_dead(&fs::metadata(top.join(name)).unwrap_err()));
+    }
+    dies(&top);
+    assert!(file.read(&mut [0]).is_err());
+    assert!(forgetter.invalidate(TOP, b"file").is_err(), "there is nobody to be told");
+    drop(file);
+    unmount(&top, false).unwrap();
+    assert!(top.join("real").exists());
 }
 
 #[test]

@@ -77,11 +77,11 @@ pub struct MaterializeArgs {
 
 /// Mounts; returns the exit code of the command, if there is one.
 pub fn mount(args: &MountArgs) -> anyhow::Result<i32> {
-    let (dir, store) = place(args.dir.as_deref())?;
+    let (dir, config) = place(args.dir.as_deref())?;
     if args.private {
-        return privately(&store, dir, &args.command);
+        return privately(&config, dir, &args.command);
     }
-    let status = serve(&store, &dir)?;
+    let status = serve(&config, &dir)?;
     let beneath = status.beneath;
     if args.json {
         println!("{}", serde_json::json!({ "dir": dir.to_string_lossy(), "view_files": status.views.view_files }));
@@ -103,14 +103,14 @@ struct Serving {
     beneath: Vec<Process>,
 }
 
-fn place(dir: Option<&Path>) -> anyhow::Result<(PathBuf, PathBuf)> {
+fn place(dir: Option<&Path>) -> anyhow::Result<(PathBuf, Config)> {
     let named = dir.map_or_else(|| Path::new(".").to_owned(), Path::to_owned);
     let found = named.canonicalize().with_context(|| format!("cannot mount {}", named.display()))?;
     let home = std::env::home_dir().and_then(|home| home.canonicalize().ok());
     let root = if dir.is_some() { found } else { workspace::find(&found, home.as_deref())?.root };
     ensure!(root.is_dir(), "{} is not a directory", root.display());
     let config = Config::load(&root, std::env::vars_os())?;
-    Ok((root, config.store_dir()?.to_owned()))
+    Ok((root, config))
 }
 
 /// Waits until nobody else mounts or brings back what lies beside `dir`: two that do so at once would cover, or take away, what the other
@@ -122,17 +122,19 @@ fn turn(dir: &Path) -> Option<File> {
 }
 
 /// Mounts `dir` over itself and has the daemon serve it.
-fn serve(store: &Path, dir: &Path) -> anyhow::Result<Serving> {
+fn serve(config: &Config, dir: &Path) -> anyhow::Result<Serving> {
     let _turn = turn(dir);
-    serve_now(store, dir)
+    serve_now(config, dir)
 }
 
-fn serve_now(store: &Path, dir: &Path) -> anyhow::Result<Serving> {
+fn serve_now(config: &Config, dir: &Path) -> anyhow::Result<Serving> {
+    let store = config.store_dir()?;
     check(store, dir)?;
     let lower = open_dir(dir)?;
     let mut client = Client::start(store)?;
     let device = mount::mount_over(dir)?;
-    let request = Request::Mount { root: dir.as_os_str().as_bytes().to_vec(), private: false };
+    let transport = config.transport.value;
+    let request = Request::Mount { root: dir.as_os_str().as_bytes().to_vec(), private: false, transport };
     let served = client.hand_over(store, &request, &[device.as_fd(), lower.as_fd()]);
     // From here on nobody but the daemon holds the device: when it dies, so does the mount, and nobody waits.
     drop(device);
@@ -183,7 +185,8 @@ fn open_dir(dir: &Path) -> anyhow::Result<OwnedFd> {
 }
 
 /// Mounts in a namespace of its own, for one command.
-fn privately(store: &Path, dir: PathBuf, command: &[OsString]) -> anyhow::Result<i32> {
+fn privately(config: &Config, dir: PathBuf, command: &[OsString]) -> anyhow::Result<i32> {
+    let (store, transport) = (config.store_dir()?, config.transport.value);
     let shown_at = dir.clone();
     check(store, &dir)?;
     let lower = open_dir(&dir)?;
@@ -204,7 +207,7 @@ fn privately(store: &Path, dir: PathBuf, command: &[OsString]) -> anyhow::Result
     let store_dir = store.to_owned();
     let welcome = std::thread::spawn(move || -> anyhow::Result<()> {
         let device = door.receive(ENTER_TIMEOUT)?;
-        let request = Request::Mount { root: root.clone(), private: true };
+        let request = Request::Mount { root: root.clone(), private: true, transport };
         client.hand_over(&store_dir, &request, &[device.as_fd(), lower.as_fd()])?;
         drop(device);
         let top = door.entered()?;
@@ -408,8 +411,8 @@ pub fn revive(path: &Path) -> anyhow::Result<()> {
     if is_dead(&dead.dir) {
         // Its own configuration can be read only when it is out of the way.
         mount::unmount(&dead.dir, true)?;
-        let store = store_for(&dead.dir)?;
-        serve_now(&store, &dead.dir).with_context(|| format!("cannot bring {} back", dead.dir.display()))?;
+        let config = config_for(&dead.dir)?;
+        serve_now(&config, &dead.dir).with_context(|| format!("cannot bring {} back", dead.dir.display()))?;
         crate::complain(&format!("{} had lost its daemon and is mounted again", dead.dir.display()));
     }
     match cwd {
@@ -458,10 +461,15 @@ pub fn daemon_status(store: &Path) -> anyhow::Result<Option<Status>> {
 
 /// The store of the workspace that a path lies in.
 fn store_for(path: &Path) -> anyhow::Result<PathBuf> {
+    Ok(config_for(path)?.store_dir()?.to_owned())
+}
+
+/// The configuration there.
+fn config_for(path: &Path) -> anyhow::Result<Config> {
     let home = std::env::home_dir().and_then(|home| home.canonicalize().ok());
     let near = path.ancestors().find(|near| near.is_dir()).unwrap_or(path);
     let root = workspace::find(near, home.as_deref())?.root;
-    Ok(Config::load(&root, std::env::vars_os())?.store_dir()?.to_owned())
+    Config::load(&root, std::env::vars_os())
 }
 
 fn shown(mount: &MountStatus) -> String {

@@ -7,7 +7,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use wink_platform::unix::fuse;
 
 use super::pattern::matches;
 
@@ -44,6 +45,29 @@ pub enum EnvMode {
     Loose,
     /// A short list and those that are named.
     Strict,
+}
+
+/// How the kernel's requests reach those who serve views and mounts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// By io_uring where it is to be had, else through the device.
+    #[default]
+    Auto,
+    /// Through the device.
+    Classic,
+    /// By io_uring, or not at all.
+    Uring,
+}
+
+impl From<Transport> for fuse::Transport {
+    fn from(transport: Transport) -> fuse::Transport {
+        match transport {
+            Transport::Auto => fuse::Transport::Auto,
+            Transport::Classic => fuse::Transport::Classic,
+            Transport::Uring => fuse::Transport::Uring,
+        }
+    }
 }
 
 /// Where a value came from, weakest first.
@@ -132,6 +156,8 @@ pub struct Config {
     pub ignore: Sourced<Vec<String>>,
     /// More directories of tool caches.
     pub scratch: Sourced<Vec<String>>,
+    /// How requests come.
+    pub transport: Sourced<Transport>,
     /// The `[[task]]` tables, weakest first.
     pub tasks: Vec<Sourced<Task>>,
     /// Things worth a line to the user that are no errors.
@@ -155,6 +181,7 @@ impl Default for Config {
             env_include: Sourced::built_in(Vec::new()),
             ignore: Sourced::built_in(Vec::new()),
             scratch: Sourced::built_in(Vec::new()),
+            transport: Sourced::built_in(Transport::default()),
             tasks: Vec::new(),
             notices: Vec::new(),
         }
@@ -228,6 +255,8 @@ pub struct Settings {
     pub ignore: Vec<String>,
     /// More directories of tool caches.
     pub scratch: Vec<String>,
+    /// How requests to the view come.
+    pub transport: Transport,
     /// Files that are inputs in any case.
     pub input: Vec<String>,
     /// Files that are the outputs.
@@ -273,6 +302,7 @@ impl Config {
             },
             ignore: self.ignore.value.clone(),
             scratch: self.scratch.value.clone(),
+            transport: self.transport.value,
             input: last(&tasks, |task| task.input.as_ref()),
             output: last(&tasks, |task| task.output.as_ref()),
         }

@@ -16,7 +16,7 @@ use super::{suggest, units};
 use crate::workspace::CONFIG_NAMES;
 
 /// The keys at the top of a file. `$schema` is for editors.
-pub(super) const TOP: [&str; 14] = [
+pub(super) const TOP: [&str; 15] = [
     "cache_dir",
     "max_size",
     "max_age",
@@ -29,6 +29,7 @@ pub(super) const TOP: [&str; 14] = [
     "env",
     "ignore",
     "scratch",
+    "transport",
     "task",
     "$schema",
 ];
@@ -38,7 +39,7 @@ pub(super) const ENV: [&str; 3] = ["mode", "pass", "include"];
 pub(super) const TASK: [&str; 7] = ["match", "scope", "own", "cache_failures", "env", "input", "output"];
 
 /// The variables: which key each one sets, in the table `env` or at the top.
-pub const VARIABLES: [(&str, &str, bool); 15] = [
+pub const VARIABLES: [(&str, &str, bool); 16] = [
     ("WINK_CACHE_DIR", "cache_dir", false),
     ("WINK_MAX_SIZE", "max_size", false),
     ("WINK_MAX_AGE", "max_age", false),
@@ -53,6 +54,7 @@ pub const VARIABLES: [(&str, &str, bool); 15] = [
     ("WINK_ENV_INCLUDE", "include", true),
     ("WINK_IGNORE", "ignore", false),
     ("WINK_SCRATCH", "scratch", false),
+    ("WINK_TRANSPORT", "transport", false),
     ("WINK_TASK", "task", false),
 ];
 
@@ -239,6 +241,7 @@ impl Reader<'_> {
                 "env" => self.env(config, self.table(key, node)?)?,
                 "ignore" => config.ignore = self.sourced(self.texts(key, node)?),
                 "scratch" => config.scratch = self.sourced(self.texts(key, node)?),
+                "transport" => config.transport = self.sourced(self.word(key, node)?),
                 "task" => {
                     let Value::List(tables) = &node.value else {
                         return self.wrong(key, node, "a list of tables ([[task]])");

@@ -17,6 +17,6 @@ mod show;
 mod suggest;
 mod units;
 
-pub use keys::{Config, EnvMode, EnvSettings, Own, Scope, Settings};
+pub use keys::{Config, EnvMode, EnvSettings, Own, Scope, Settings, Transport};
 pub use load::is_variable;
 pub use pattern::matches_glob;

@@ -46,6 +46,11 @@ fn top() -> Vec<Key> {
         ("ignore", "Globs, relative to the workspace, of files that are neither inputs nor outputs.", texts()),
         ("scratch", "More directories that are caches of tools.", texts()),
         (
+            "transport",
+            "How the kernel's requests reach those who serve views and mounts.",
+            words(&["auto", "classic", "uring"], "auto"),
+        ),
+        (
             "task",
             "Settings for some commands. Of several tables that match, the later one wins, key by key.",
             json!({ "type": "array", "items": { "$ref": "#/$defs/task" } }),

@@ -68,6 +68,7 @@ impl Config {
             row("env.include", &self.env_include, |list| json!(list)),
             row("ignore", &self.ignore, |list| json!(list)),
             row("scratch", &self.scratch, |list| json!(list)),
+            row("transport", &self.transport, |word| json!(word)),
         ];
         rows.extend(self.tasks.iter().map(|task| row("task", task, |task| json!(task))));
         rows

@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::Transport;
+
 /// What a client asks.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Request {
@@ -16,6 +18,8 @@ pub enum Request {
         root: Vec<u8>,
         /// Mounted in a namespace of its own.
         private: bool,
+        /// How requests are to come.
+        transport: Transport,
     },
     /// The mount is there: this is its device number.
     Mounted {

@@ -17,6 +17,7 @@ use wink_store::Store;
 use super::protocol::{Reply, Request, Status};
 use super::served::Served;
 use super::{LOCK, SOCKET};
+use crate::config::Transport;
 use crate::engine::tree::os;
 use crate::mounted::Mount;
 
@@ -167,12 +168,12 @@ impl Daemon {
         }
         Ok(match request {
             Request::Status => Reply::Status(self.status()),
-            Request::Mount { root, private } => {
+            Request::Mount { root, private, transport } => {
                 let Ok([device, lower]) = <[_; 2]>::try_from(descriptors) else {
                     bail!("a mount needs its device and the directory beneath");
                 };
                 let root = os(&root).to_owned();
-                match self.mount(Mount { root, lower }, device, private)? {
+                match self.mount(Mount { root, lower }, device, private, transport)? {
                     true => Reply::Done(0),
                     false => Reply::Ending,
                 }
@@ -239,7 +240,13 @@ impl Daemon {
     }
 
     /// Serves a mount; `false` if the daemon is about to end instead.
-    fn mount(self: &Arc<Self>, mount: Mount, device: std::os::fd::OwnedFd, private: bool) -> anyhow::Result<bool> {
+    fn mount(
+        self: &Arc<Self>,
+        mount: Mount,
+        device: std::os::fd::OwnedFd,
+        private: bool,
+        transport: Transport,
+    ) -> anyhow::Result<bool> {
         let root = mount.root.clone();
         let asked = Instant::now();
         let mut mounts = self.mounts.lock();
@@ -255,7 +262,7 @@ impl Daemon {
         if self.ending.load(Ordering::SeqCst) {
             return Ok(false);
         }
-        let (served, serving) = Served::start(&self.store, mount, device, private)?;
+        let (served, serving) = Served::start(&self.store, mount, device, private, transport.into())?;
         mounts.insert(root.clone(), served.clone());
         drop(mounts);
         if !private {

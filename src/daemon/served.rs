@@ -12,7 +12,7 @@ use wink_fs::layered::{Layered, Shelf};
 use wink_fs::vfs::NodeId;
 use wink_fs::worktree::WorkTree;
 use wink_platform::unix::backing::RealBacking;
-use wink_platform::unix::fuse::{Forgetter, Serve, Serving, serve};
+use wink_platform::unix::fuse::{Forgetter, Serve, Serving, Transport, serve};
 use wink_platform::unix::identity;
 use wink_platform::unix::mount_users::standing_beneath;
 use wink_platform::unix::mount_ways::is_open_elsewhere;
@@ -46,6 +46,7 @@ impl Served {
         mount: Mount,
         device: OwnedFd,
         private: bool,
+        transport: Transport,
     ) -> anyhow::Result<(Arc<Served>, Serving)> {
         let (log, steps) = store.open_layer(mount.root.as_os_str().as_bytes())?;
         if let Some(notice) = log.notice() {
@@ -60,7 +61,7 @@ impl Served {
         let ids = identity::effective_ids();
         let tree = WorkTree::new(layered, ids, ids.0 == 0).map_err(error)?;
         let tree = Arc::new(tree);
-        let serving = serve(tree.clone(), device, Serve { threads: THREADS, working_tree: true })?;
+        let serving = serve(tree.clone(), device, Serve { transport, threads: THREADS, working_tree: true })?;
         let forgetter = serving.forgetter();
         let dev = AtomicU64::new(0);
         Ok((Arc::new(Served { mount, private, dev, tree, shelf, forgetter }), serving))

@@ -20,7 +20,7 @@ use wink_fs::view::{Checks, Newer, Setup, View};
 use wink_fs::zone::{Zone, Zones};
 use wink_platform::unix::backing::RealBacking;
 use wink_platform::unix::enter::{self, Door};
-use wink_platform::unix::fuse::{Serve, Serving, serve};
+use wink_platform::unix::fuse::{Serve, Serving, Transport, serve};
 use wink_platform::unix::identity;
 use wink_platform::unix::task::{self, Finished, Spawn};
 use wink_store::Staging;
@@ -135,7 +135,8 @@ impl Engine<'_> {
         };
         let server = std::thread::spawn({
             let view = view.clone();
-            move || welcome(view, door)
+            let transport = self.task.settings.transport.into();
+            move || welcome(view, door, transport)
         });
         let finished = task::run(Spawn { inside: Some(inside), ..spawn }, |_| ());
         let welcomed = server.join().map_err(|_| anyhow!("the thread that serves the view stopped"))?;
@@ -217,9 +218,9 @@ fn made_up(canonical: &Path) -> Option<Name> {
 }
 
 /// Serves the view that the child mounts, and returns its root when the child is inside.
-fn welcome(view: Arc<TaskView>, door: Door) -> Result<(Serving, OwnedFd), String> {
+fn welcome(view: Arc<TaskView>, door: Door, transport: Transport) -> Result<(Serving, OwnedFd), String> {
     let device = door.receive(MOUNT_TIMEOUT).map_err(|error| error.to_string())?;
-    let how = Serve { threads: THREADS, working_tree: false };
+    let how = Serve { transport, threads: THREADS, working_tree: false };
     let serving = serve(view.clone(), device, how).map_err(|error| format!("the view cannot be served: {error}"))?;
     let root = door.entered().map_err(|error| error.to_string())?;
     Ok((serving, root))

@@ -107,12 +107,8 @@ impl<B: Backing> View<B> {
         guard.writable(id, Some(size)).map(drop)
     }
 
-    pub(super) fn read_file(&self, id: NodeId, offset: u64, size: usize) -> Result<Vec<u8>> {
-        let file = self.opened(id)?;
-        let mut buffer = vec![0; size];
-        let count = file.read_at(&mut buffer, offset)?;
-        buffer.truncate(count);
-        Ok(buffer)
+    pub(super) fn read_file(&self, id: NodeId, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        self.opened(id)?.read_at(buffer, offset)
     }
 
     pub(super) fn write_file(&self, id: NodeId, offset: u64, bytes: &[u8]) -> Result<()> {

@@ -122,8 +122,8 @@ impl<B: Backing> Vfs for View<B> {
         self.release_file(id);
     }
 
-    fn read(&self, id: NodeId, offset: u64, size: usize) -> Result<Vec<u8>> {
-        self.read_file(id, offset, size)
+    fn read(&self, id: NodeId, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        self.read_file(id, offset, buffer)
     }
 
     fn write(&self, id: NodeId, offset: u64, bytes: &[u8]) -> Result<()> {

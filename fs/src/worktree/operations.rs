@@ -147,11 +147,8 @@ impl<B: Backing> Vfs for WorkTree<B> {
         self.release_handle(id);
     }
 
-    fn read(&self, id: NodeId, offset: u64, size: usize) -> Result<Vec<u8>> {
-        let mut buffer = vec![0; size];
-        let count = self.opened(id)?.read_at(&mut buffer, offset)?;
-        buffer.truncate(count);
-        Ok(buffer)
+    fn read(&self, id: NodeId, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        self.opened(id)?.read_at(buffer, offset)
     }
 
     fn write(&self, id: NodeId, offset: u64, bytes: &[u8]) -> Result<()> {

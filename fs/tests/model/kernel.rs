@@ -17,6 +17,13 @@ const READ_ALL: usize = 4096;
 
 type Result<T> = std::result::Result<T, Status>;
 
+fn read(vfs: &impl Vfs, id: NodeId, offset: u64, size: usize) -> Result<Vec<u8>> {
+    let mut buffer = vec![0; size];
+    let count = vfs.read(id, offset, &mut buffer)?;
+    buffer.truncate(count);
+    Ok(buffer)
+}
+
 /// What a walk saw at a path.
 #[derive(Clone, Debug)]
 pub struct Walked {
@@ -160,7 +167,7 @@ impl<'v, V: Vfs> Kernel<'v, V> {
                 self.opened(id);
                 Ok(Answer::Done)
             }
-            Op::Read { slot, offset, size } => Ok(Answer::Bytes(vfs.read(self.slot(*slot)?, *offset, *size)?)),
+            Op::Read { slot, offset, size } => Ok(Answer::Bytes(read(vfs, self.slot(*slot)?, *offset, *size)?)),
             Op::Write { slot, offset, bytes } => {
                 vfs.write(self.slot(*slot)?, *offset, bytes)?;
                 Ok(Answer::Done)
@@ -261,7 +268,7 @@ impl<'v, V: Vfs> Kernel<'v, V> {
     /// All bytes of a file.
     pub fn bytes(&mut self, id: NodeId) -> Result<Vec<u8>> {
         self.vfs.open(CALLER, id, OpenHow { read: true, write: false, truncate: false })?;
-        let bytes = self.vfs.read(id, 0, READ_ALL);
+        let bytes = read(self.vfs, id, 0, READ_ALL);
         self.vfs.release(id);
         bytes
     }

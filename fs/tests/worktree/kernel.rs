@@ -99,10 +99,18 @@ pub fn write<B: Backing>(tree: &WorkTree<B>, path: &str, bytes: &[u8], truncate:
 pub fn read<B: Backing>(tree: &WorkTree<B>, path: &str) -> Result<Vec<u8>> {
     at(tree, path, |id| {
         tree.open(CALLER, id, READ)?;
-        let bytes = tree.read(id, 0, 1 << 16);
+        let bytes = bytes(tree, id, 1 << 16);
         tree.release(id);
         bytes
     })
+}
+
+/// The first bytes of an open file.
+pub fn bytes<B: Backing>(tree: &WorkTree<B>, id: NodeId, size: usize) -> Result<Vec<u8>> {
+    let mut buffer = vec![0; size];
+    let count = tree.read(id, 0, &mut buffer)?;
+    buffer.truncate(count);
+    Ok(buffer)
 }
 
 /// Opens a file and leaves it open: the kernel keeps its reference too.

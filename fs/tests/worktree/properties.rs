@@ -198,8 +198,8 @@ impl Both {
         for held in &self.held {
             let mut buffer = vec![0; 1 << 10];
             let count = held.file.read_at(&mut buffer, 0);
-            prop_assert_eq!(self.tree.read(held.id, 0, 1 << 10).map(|bytes| bytes.len()), count);
-            prop_assert_eq!(self.tree.read(held.id, 0, 1 << 10), count.map(|count| buffer[..count].to_vec()));
+            let count = count.map(|count| buffer[..count].to_vec());
+            prop_assert_eq!(kernel::bytes(&self.tree, held.id, 1 << 10), count);
             let attr = self.tree.attr(held.id).map(|entry| facts(&entry.attr));
             prop_assert_eq!(attr, held.file.attr().map(|attr| facts(&attr)));
         }

@@ -157,7 +157,7 @@ fn a_node_keeps_its_number_when_it_becomes_real() {
         kernel::chmod(&tree, now, 0o640).expect("changes the mode");
         assert_eq!(tree.backing().real.look(now).map(|attr| attr.mode), Ok(0o640), "{what}: of the real file");
         kernel::write(&tree, now, bytes, true).expect("writes");
-        assert_eq!(tree.read(id, 0, 10), Ok(bytes.to_vec()), "{what}: open handles see what is written");
+        assert_eq!(kernel::bytes(&tree, id, 10), Ok(bytes.to_vec()), "{what}: open handles see what is written");
         assert_eq!(tree.backing().blobs.attributes(), blobs, "{what}: the blob is untouched");
         tree.release(id);
         tree.forget(id, 1);
@@ -171,7 +171,7 @@ fn a_removed_virtual_file_lives_on_and_its_blob_is_left_alone() {
     let blobs = tree.backing().blobs.attributes();
     let id = kernel::hold(&tree, "a", READ).expect("opens");
     kernel::unlink(&tree, "a").expect("unlinks");
-    assert_eq!(tree.read(id, 0, 10), Ok(b"old".to_vec()));
+    assert_eq!(kernel::bytes(&tree, id, 10), Ok(b"old".to_vec()));
     let change = SetAttr { mode: Some(0o600), ..SetAttr::default() };
     let attr = tree.set_attr(CALLER, id, &change).expect("changes the mode").attr;
     assert_eq!((attr.nlink, attr.mode), (0, 0o600));

@@ -2,13 +2,25 @@
 //! interface.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use wink_fs::vfs::Vfs;
 
 use super::control::Peer;
 
 /// One mount of a table: device number, directory of its file system, where it is, and the user if it is one of wink's.
 pub type Mounted = (u64, PathBuf, PathBuf, Option<u32>);
+
+/// What a request of the kernel is answered with: the whole message, as it would be written to the device.
+pub fn request<V: Vfs>(vfs: &Arc<V>, message: &[u8]) -> Option<Vec<u8>>
+where
+    V::File: AsFd,
+{
+    super::fuse::answer_one(vfs, message)
+}
 
 /// As `/proc/PID/mountinfo` is read.
 pub fn mount_table(table: &[u8]) -> Vec<Mounted> {

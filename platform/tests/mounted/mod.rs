@@ -1,5 +1,7 @@
 //! A tree of one file, which counts what it is asked.
 
+pub mod inside;
+
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,6 +13,9 @@ use wink_fs::vfs::{Caller, Entry, ListItem, Listed, Looked, NodeId, OpenHow, Rev
 
 /// The file.
 pub const FILE: NodeId = NodeId(2);
+
+/// The name that it cannot be asked for without breaking.
+pub const BROKEN: &[u8] = b"broken";
 
 /// The tree; its answers hold until the kernel is told otherwise.
 pub struct OneFile {
@@ -24,6 +29,8 @@ pub struct OneFile {
     pub synced: AtomicUsize,
     /// How often extended attributes were asked for.
     pub asked: AtomicUsize,
+    /// How many references to the file were dropped.
+    pub forgotten: AtomicUsize,
     xattrs: Mutex<BTreeMap<Vec<u8>, Vec<u8>>>,
 }
 
@@ -35,6 +42,7 @@ impl OneFile {
             dropped: AtomicUsize::new(0),
             synced: AtomicUsize::new(0),
             asked: AtomicUsize::new(0),
+            forgotten: AtomicUsize::new(0),
             xattrs: Mutex::default(),
         }
     }
@@ -73,11 +81,16 @@ impl Vfs for OneFile {
     type File = std::fs::File;
 
     fn lookup(&self, _: Caller, _: NodeId, name: &[u8]) -> Result<Looked> {
+        assert_ne!(name, BROKEN);
         let found = name == b"file" && !self.hidden.load(Ordering::Relaxed);
         Ok(Looked { entry: found.then(|| self.entry(FILE)), lasting: true, sighting: None })
     }
 
-    fn forget(&self, _: NodeId, _: u64) {}
+    fn forget(&self, id: NodeId, count: u64) {
+        if id == FILE {
+            self.forgotten.fetch_add(count as usize, Ordering::Relaxed);
+        }
+    }
 
     fn attr(&self, id: NodeId) -> Result<Entry> {
         Ok(self.entry(id))
@@ -129,8 +142,12 @@ impl Vfs for OneFile {
 
     fn release(&self, _: NodeId) {}
 
-    fn read(&self, _: NodeId, offset: u64, size: usize) -> Result<Vec<u8>> {
-        Ok(self.bytes.lock().unwrap().iter().copied().skip(offset as usize).take(size).collect())
+    fn read(&self, _: NodeId, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let bytes = self.bytes.lock().unwrap();
+        let wanted = bytes.get(offset as usize..).unwrap_or_default();
+        let count = wanted.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&wanted[..count]);
+        Ok(count)
     }
 
     fn write(&self, _: NodeId, offset: u64, bytes: &[u8]) -> Result<()> {

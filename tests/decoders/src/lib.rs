@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod bytes;
+mod kernel;
 mod layers;
 mod names;
 mod program;
@@ -43,6 +44,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "pack", run: layers::pack, seeds: layers::pack_seeds },
     Target { name: "places", run: program::places, seeds: program::places_seeds },
     Target { name: "protocol", run: program::protocol, seeds: program::protocol_seeds },
+    Target { name: "request", run: kernel::request, seeds: kernel::request_seeds },
     Target { name: "row", run: stored::row, seeds: stored::row_seeds },
     Target { name: "stat", run: world::stat, seeds: world::stat_seeds },
     Target { name: "tasks", run: program::tasks, seeds: program::tasks_seeds },

@@ -5,7 +5,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use winkfs::decoders::{
-    Attached, Config, KeyParts, MountStatus, Reply, Request, Roots, Status, Text, matches, matches_glob,
+    Attached, Config, KeyParts, MountStatus, Reply, Request, Roots, Status, Text, Transport, matches, matches_glob,
 };
 
 use crate::bytes::{Pieces, piece};
@@ -219,7 +219,7 @@ pub fn protocol_seeds() -> Vec<Vec<u8>> {
     let requests = [
         Request::Status,
         Request::Stop,
-        Request::Mount { root: root.clone(), private: true },
+        Request::Mount { root: root.clone(), private: true, transport: Transport::Auto },
         Request::Mounted { root: root.clone(), dev: u64::MAX },
         Request::Find { dev: 1 },
         Request::Attach { root: root.clone(), remove: vec![Text(b"a/b".to_vec())], pack },

@@ -5,41 +5,53 @@
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use fuser::{BackingId, FileHandle, InitFlags, KernelConfig, ReplyOpen};
 use parking_lot::Mutex;
+use rustix::io::Errno;
 use wink_fs::status::Status;
 use wink_fs::vfs::{NodeId, OpenHow, Vfs};
 
-use super::encode::{errno, open_flags};
+use super::answer::errno;
+use super::device::Device;
+use super::wire::{OpenOut, fopen};
 
 /// The handle of a file whose bytes the kernel asks for.
-pub(super) const ASKED: FileHandle = FileHandle(0);
+const ASKED: u64 = 0;
 /// The handle of one that it reads by itself.
-const LENT: FileHandle = FileHandle(1);
-/// How many file systems may lie over each other: this one over the store's, which may be an overlay itself.
-const STACK_DEPTH: u32 = 2;
+const LENT: u64 = 1;
 
 /// What was lent.
-#[derive(Default)]
 pub(super) struct Lent {
+    device: Arc<Device>,
     possible: AtomicBool,
     nodes: Mutex<HashMap<NodeId, Loan>>,
 }
 
 struct Loan {
-    backing: BackingId,
+    device: Arc<Device>,
+    number: i32,
     handles: u32,
 }
 
+impl Drop for Loan {
+    fn drop(&mut self) {
+        // Of a mount that has ended nothing is left to take back.
+        let _ = self.device.take_back(self.number);
+    }
+}
+
+/// The answer to an ordinary open.
+pub(super) fn asked(keep_pages: bool) -> OpenOut {
+    let keep = if keep_pages { fopen::KEEP_CACHE } else { 0 };
+    OpenOut { fh: ASKED, open_flags: fopen::NOFLUSH | keep, backing_id: 0 }
+}
+
 impl Lent {
-    /// Asks the kernel for leave, once.
-    pub fn offer(&self, config: &mut KernelConfig) {
-        let granted = config.capabilities().contains(InitFlags::FUSE_PASSTHROUGH)
-            && config.set_max_stack_depth(STACK_DEPTH).is_ok()
-            && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok();
-        self.possible.store(granted, Ordering::Relaxed);
+    /// Nothing. `possible`: the kernel agreed.
+    pub fn new(device: Arc<Device>, possible: bool) -> Lent {
+        Lent { device, possible: AtomicBool::new(possible), nodes: Mutex::default() }
     }
 
     /// Opens a node by `open` and answers, lending the file's descriptor where the filesystem does and the kernel takes it.
@@ -48,44 +60,39 @@ impl Lent {
         vfs: &V,
         id: NodeId,
         how: OpenHow,
-        reply: ReplyOpen,
         open: impl FnOnce() -> Result<bool, Status>,
-    ) where
+    ) -> Result<OpenOut, Errno>
+    where
         V::File: AsFd,
     {
         if !self.possible.load(Ordering::Relaxed) {
-            return match open() {
-                Ok(keep_pages) => reply.opened(ASKED, open_flags(keep_pages)),
-                Err(status) => reply.error(errno(status)),
-            };
+            return open().map(asked).map_err(errno);
         }
         let mut nodes = self.nodes.lock();
         if (how.write || how.truncate) && nodes.contains_key(&id) {
-            return reply.error(errno(vfs.part(id).err().unwrap_or(Status::Stale)));
+            return Err(errno(vfs.part(id).err().unwrap_or(Status::Stale)));
         }
-        let keep_pages = match open() {
-            Ok(keep_pages) => keep_pages,
-            Err(status) => return reply.error(errno(status)),
-        };
+        let keep_pages = open().map_err(errno)?;
         if !nodes.contains_key(&id)
             && !how.write
             && !how.truncate
             && let Some(file) = vfs.lends(id)
         {
-            match reply.open_backing(&*file) {
-                Ok(backing) => drop(nodes.insert(id, Loan { backing, handles: 0 })),
+            match self.device.lend((*file).as_fd()) {
+                Ok(number) => drop(nodes.insert(id, Loan { device: self.device.clone(), number, handles: 0 })),
                 // Not for this process: it is not asked again.
                 Err(_) => self.possible.store(false, Ordering::Relaxed),
             }
         }
-        match nodes.get_mut(&id) {
+        Ok(match nodes.get_mut(&id) {
             Some(loan) => {
                 loan.handles += 1;
                 // It keeps no pages of its own for it, and refuses to be told that it may.
-                reply.opened_passthrough(LENT, open_flags(false), &loan.backing);
+                let open_flags = fopen::NOFLUSH | fopen::PASSTHROUGH;
+                OpenOut { fh: LENT, open_flags, backing_id: loan.number }
             }
-            None => reply.opened(ASKED, open_flags(keep_pages)),
-        }
+            None => asked(keep_pages),
+        })
     }
 
     /// Makes way for a change of the bytes by name; whether the request must be answered [`Status::Stale`] for that.
@@ -95,7 +102,7 @@ impl Lent {
     }
 
     /// A handle was closed.
-    pub fn release(&self, id: NodeId, handle: FileHandle) {
+    pub fn release(&self, id: NodeId, handle: u64) {
         if handle != LENT {
             return;
         }
