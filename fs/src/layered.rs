@@ -24,8 +24,8 @@ mod real;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::{Mutex, RwLock};
 use wink_store::{Digest, Pack, Step};
 
 use crate::attr::{Attr, Kind, SetAttr, Time};
@@ -33,6 +33,7 @@ use crate::backing::{Backing, Result};
 use crate::layer::{Layer, Virtual, above};
 use crate::name::Name;
 use crate::status::Status;
+use crate::sync::{Mutex, RwLock};
 
 /// What a layer needs of the store.
 pub trait Shelf<F>: Send + Sync + 'static {
@@ -67,6 +68,9 @@ struct Mount<B: Backing> {
     owner: (u32, u32),
     changes: Mutex<()>,
     layer: RwLock<Layer>,
+    /// How often the layer changed. Who asks the real tree first and the layer then must ask again if it changed in between: what became
+    /// real at that moment is in neither answer.
+    turns: AtomicU64,
 }
 
 /// A directory of a layered tree: by its real handle, whether or not anything real is there.
@@ -150,6 +154,7 @@ impl<B: Backing> Mount<B> {
     fn change(&self, steps: &[Step]) -> Result<()> {
         let mut layer = self.layer.write();
         self.shelf.log(steps)?;
+        self.turns.fetch_add(1, Ordering::Relaxed);
         steps.iter().try_for_each(|step| layer.apply(step, &|_| Err(Status::Io)))
     }
 
@@ -174,8 +179,8 @@ impl<B: Backing> Layered<B> {
         shelf: Arc<dyn Shelf<B::File>>,
         owner: (u32, u32),
     ) -> Layered<B> {
-        let (changes, layer) = (Mutex::default(), RwLock::new(layer));
-        Layered { real, mount: Some(Mount { at, lower, start: Box::default(), shelf, owner, changes, layer }) }
+        let (changes, layer, turns) = (Mutex::default(), RwLock::new(layer), AtomicU64::new(0));
+        Layered { real, mount: Some(Mount { at, lower, start: Box::default(), shelf, owner, changes, layer, turns }) }
     }
 
     /// The directory at a path from the mount's root is the root of the tree; for a mount that is one itself.
@@ -224,6 +229,7 @@ impl<B: Backing> Layered<B> {
         {
             let mut layer = mount.layer.write();
             mount.shelf.log(steps)?;
+            mount.turns.fetch_add(1, Ordering::Relaxed);
             for step in steps {
                 layer.apply(step, &|digest| packs.get(digest).cloned().ok_or(Status::Io))?;
             }
@@ -318,28 +324,38 @@ impl<B: Backing> Layered<B> {
         Ok(Some(entry))
     }
 
-    /// The real tree's answer; where it has nothing of that name, what `answer` says of what the layer shows.
+    /// What the real tree answers to `ask`; where it has nothing of that name, what `answer` says of what the layer shows.
     fn or_virtual<T>(
         &self,
         dir: &LayeredDir<B::Dir>,
         name: Option<&Name>,
-        real: Result<T>,
+        ask: impl Fn() -> Result<T>,
         answer: impl FnOnce(&Mount<B>, Virtual) -> Result<T>,
     ) -> Result<T> {
-        let (Err(Status::NotFound), Some((mount, path))) = (&real, self.inside(dir, name)) else { return real };
-        match self.shown(mount, &path)? {
-            Some(entry) if name.is_none() && entry.kind() != Some(Kind::Dir) => Err(Status::NotDir),
-            Some(entry) => answer(mount, entry),
-            None => real,
+        loop {
+            let turn = self.turn();
+            let real = ask();
+            let (Err(Status::NotFound), Some((mount, path))) = (&real, self.inside(dir, name)) else { return real };
+            match self.shown(mount, &path)? {
+                Some(entry) if name.is_none() && entry.kind() != Some(Kind::Dir) => return Err(Status::NotDir),
+                Some(entry) => return answer(mount, entry),
+                None if turn == self.turn() => return real,
+                None => {}
+            }
         }
     }
 
+    /// How often the layer has changed so far.
+    fn turn(&self) -> u64 {
+        self.mount.as_ref().map_or(0, |mount| mount.turns.load(Ordering::Relaxed))
+    }
+
     fn find(&self, dir: &LayeredDir<B::Dir>, name: &Name) -> Result<Found> {
-        let real = match self.beneath(dir, Some(name)) {
-            (dir, Some(name)) => self.real.attr(dir, name),
-            (dir, None) => self.real.dir_attr(dir),
+        let ask = || match self.beneath(dir, Some(name)) {
+            (dir, Some(name)) => self.real.attr(dir, name).map(Found::Real),
+            (dir, None) => self.real.dir_attr(dir).map(Found::Real),
         };
-        match self.or_virtual(dir, Some(name), real.map(Found::Real), |_, entry| Ok(Found::Virtual(entry))) {
+        match self.or_virtual(dir, Some(name), ask, |_, entry| Ok(Found::Virtual(entry))) {
             Err(Status::NotFound) => Ok(Found::Nothing),
             found => found,
         }

@@ -15,17 +15,34 @@
 //! bytes are read or written under them, save those of a copy-up. Those of a layered tree come after them.
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+extern crate self as wink_fs;
+
 pub mod attr;
 pub mod backing;
 pub mod delta;
+#[cfg(test)]
+#[path = "../tests/layered/desk.rs"]
+#[allow(dead_code, reason = "shared with the tests of layered trees, which use all of it")]
+mod desk;
 pub mod layer;
 pub mod layered;
+#[cfg(test)]
+#[path = "../tests/model/memory.rs"]
+#[allow(dead_code, reason = "shared with the tests of the view, which use all of it")]
+mod memory;
+#[cfg(test)]
+mod models;
 pub mod name;
 pub mod node;
 pub mod observe;
 mod rename;
 pub mod status;
+mod sync;
 pub mod vfs;
 pub mod view;
 pub mod worktree;
 pub mod zone;
+
+#[cfg(test)]
+use sync::Mutex;

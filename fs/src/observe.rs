@@ -9,10 +9,9 @@
 
 use std::collections::HashMap;
 
-use parking_lot::Mutex;
-
 use crate::attr::{Attr, Kind, SetAttr};
 use crate::backing::{RenameMode, Result, Seek, Space, Want};
+use crate::sync::Mutex;
 use crate::vfs::{Caller, Entry, Listed, Looked, Names, NodeId, OpenHow, Revealed, Sighting, Vfs};
 
 /// What was seen of one path, first answer first.

@@ -19,13 +19,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use parking_lot::{Mutex, MutexGuard};
-
 use crate::attr::{Attr, Kind, Time};
 use crate::backing::{Backing, Result};
 use crate::name::Name;
 use crate::node::{Body, Bytes, Child, DirBody, FileBody, Lower, Node, Over, Table};
 use crate::status::Status;
+use crate::sync::{Mutex, MutexGuard};
 use crate::vfs::{ListItem, NodeId, Revealed, Sighting, TOP};
 use crate::zone::{Zone, Zones, join};
 

@@ -23,12 +23,11 @@ mod table;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::{Mutex, MutexGuard};
-
 use self::table::Table;
 use crate::attr::Kind;
 use crate::backing::{Backing, Result};
 use crate::name::Name;
+use crate::sync::{Mutex, MutexGuard};
 use crate::vfs::{NodeId, TOP};
 
 /// See the module.

@@ -65,24 +65,31 @@ impl<B: Backing> Backing for Layered<B> {
     }
 
     fn dir_attr(&self, dir: &Self::Dir) -> Result<Attr> {
-        let real = self.real.dir_attr(dir.real()).map(|attr| self.linked(dir, None, attr));
-        self.or_virtual(dir, None, real, |mount, entry| Ok(mount.attr(&entry)))
+        let ask = || self.real.dir_attr(dir.real()).map(|attr| self.linked(dir, None, attr));
+        self.or_virtual(dir, None, ask, |mount, entry| Ok(mount.attr(&entry)))
     }
 
     fn attr(&self, dir: &Self::Dir, name: &Name) -> Result<Attr> {
-        let real = match self.beneath(dir, Some(name)) {
-            (dir, Some(name)) => self.real.attr(dir, name),
-            (dir, None) => self.real.dir_attr(dir),
+        let ask = || {
+            let attr = match self.beneath(dir, Some(name)) {
+                (dir, Some(name)) => self.real.attr(dir, name),
+                (dir, None) => self.real.dir_attr(dir),
+            }?;
+            Ok(self.linked(dir, Some(name), attr))
         };
-        let real = real.map(|attr| self.linked(dir, Some(name), attr));
-        self.or_virtual(dir, Some(name), real, |mount, entry| Ok(mount.attr(&entry)))
+        self.or_virtual(dir, Some(name), ask, |mount, entry| Ok(mount.attr(&entry)))
     }
 
     fn list(&self, dir: &Self::Dir) -> Result<Vec<DirEntry>> {
-        let real = self.real.list(dir.real());
-        let mut entries = self.or_virtual(dir, None, real, |_, _| Ok(Vec::new()))?;
-        let Some((mount, path)) = self.inside(dir, None) else { return Ok(entries) };
-        let more = mount.layer.read().list(&path);
+        let (mut entries, more) = loop {
+            let turn = self.turn();
+            let entries = self.or_virtual(dir, None, || self.real.list(dir.real()), |_, _| Ok(Vec::new()))?;
+            let Some((mount, path)) = self.inside(dir, None) else { return Ok(entries) };
+            let more = mount.layer.read().list(&path);
+            if turn == self.turn() {
+                break (entries, more);
+            }
+        };
         if !more.is_empty() {
             let real: HashSet<Name> = entries.iter().map(|entry| entry.name.clone()).collect();
             let more = more.into_iter().filter(|(name, ..)| !real.contains(name));
@@ -92,16 +99,21 @@ impl<B: Backing> Backing for Layered<B> {
     }
 
     fn read_link(&self, dir: &Self::Dir, name: &Name) -> Result<Vec<u8>> {
-        self.or_virtual(dir, Some(name), self.real.read_link(dir.real(), name), |_, entry| match entry {
-            Virtual::Link { target, .. } => Ok(target.to_vec()),
-            _ => Err(Status::Invalid),
-        })
+        self.or_virtual(
+            dir,
+            Some(name),
+            || self.real.read_link(dir.real(), name),
+            |_, entry| match entry {
+                Virtual::Link { target, .. } => Ok(target.to_vec()),
+                _ => Err(Status::Invalid),
+            },
+        )
     }
 
     fn open(&self, dir: &Self::Dir, name: &Name, access: Access) -> Result<B::File> {
         let writable = |_: &B::Dir, _: Option<&Name>| self.real.open(dir.real(), name, access);
-        let real = self.real.open(dir.real(), name, access);
-        self.or_virtual(dir, Some(name), real, |mount, entry| match entry {
+        let ask = || self.real.open(dir.real(), name, access);
+        self.or_virtual(dir, Some(name), ask, |mount, entry| match entry {
             Virtual::File { digest, size, .. } if access == Access::Read => mount.shelf.blob(&digest, size),
             Virtual::File { .. } => self.changing(dir, Some(name), writable),
             Virtual::Link { .. } => Err(Status::Loop),
@@ -111,15 +123,21 @@ impl<B: Backing> Backing for Layered<B> {
 
     fn permits(&self, dir: &Self::Dir, name: Option<&Name>, want: Want) -> Result<()> {
         let (real, real_name) = self.beneath(dir, name);
-        self.or_virtual(dir, name, self.real.permits(real, real_name, want), |mount, entry| {
-            let mode = mount.attr(&entry).mode >> 6;
-            let refused = want.read && mode & 4 == 0 || want.write && mode & 2 == 0 || want.execute && mode & 1 == 0;
-            if refused { Err(Status::Access) } else { Ok(()) }
-        })
+        self.or_virtual(
+            dir,
+            name,
+            || self.real.permits(real, real_name, want),
+            |mount, entry| {
+                let mode = mount.attr(&entry).mode >> 6;
+                let refused =
+                    want.read && mode & 4 == 0 || want.write && mode & 2 == 0 || want.execute && mode & 1 == 0;
+                if refused { Err(Status::Access) } else { Ok(()) }
+            },
+        )
     }
 
     fn space(&self, dir: &Self::Dir) -> Result<Space> {
-        self.or_virtual(dir, None, self.real.space(dir.real()), |mount, _| self.real.space(&mount.lower))
+        self.or_virtual(dir, None, || self.real.space(dir.real()), |mount, _| self.real.space(&mount.lower))
     }
 
     fn create(&self, dir: &Self::Dir, name: &Name, mode: u32) -> Result<B::File> {
@@ -174,17 +192,17 @@ impl<B: Backing> Backing for Layered<B> {
 
     fn sync_dir(&self, dir: &Self::Dir) -> Result<()> {
         // What the layer shows is durable as its log is.
-        self.or_virtual(dir, None, self.real.sync_dir(dir.real()), |_, _| Ok(()))
+        self.or_virtual(dir, None, || self.real.sync_dir(dir.real()), |_, _| Ok(()))
     }
 
     fn get_xattr(&self, dir: &Self::Dir, name: Option<&Name>, key: &[u8]) -> Result<Vec<u8>> {
         let (real, real_name) = self.beneath(dir, name);
-        self.or_virtual(dir, name, self.real.get_xattr(real, real_name, key), |_, _| Err(Status::NoAttribute))
+        self.or_virtual(dir, name, || self.real.get_xattr(real, real_name, key), |_, _| Err(Status::NoAttribute))
     }
 
     fn list_xattrs(&self, dir: &Self::Dir, name: Option<&Name>) -> Result<Vec<Vec<u8>>> {
         let (real, real_name) = self.beneath(dir, name);
-        self.or_virtual(dir, name, self.real.list_xattrs(real, real_name), |_, _| Ok(Vec::new()))
+        self.or_virtual(dir, name, || self.real.list_xattrs(real, real_name), |_, _| Ok(Vec::new()))
     }
 
     fn set_xattr(&self, dir: &Self::Dir, name: Option<&Name>, key: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {

@@ -74,7 +74,12 @@ impl<B: Backing> Layered<B> {
         }
         let parent = self.dir_at(above(path))?;
         let name = last(path)?;
-        let Found::Virtual(entry) = self.find(&parent, &name)? else { return Ok(None) };
+        let entry = match self.find(&parent, &name) {
+            Ok(Found::Virtual(entry)) => entry,
+            // Others put a file where a directory on the way was.
+            Ok(_) | Err(Status::NotDir) => return Ok(None),
+            Err(status) => return Err(status),
+        };
         self.make_dirs(mount, above(path))?;
         let dir = parent.real();
         let made = match &entry {

@@ -10,3 +10,6 @@ mod desk;
 mod memory;
 mod properties;
 mod renames;
+
+// What the memory locks with; the models of the crate itself give it another one.
+use parking_lot::Mutex;

@@ -10,3 +10,6 @@ mod memory;
 mod plan;
 mod properties;
 mod reference;
+
+// What the memory locks with; the models of the crate itself give it another one.
+use parking_lot::Mutex;

@@ -12,11 +12,12 @@ mod paths;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::Mutex;
 use wink_fs::attr::{Attr, Kind, SetAttr, Time};
 use wink_fs::backing::{Access, Backing, DirEntry, Placing, RenameMode, Result, Space, StagedId, Want, XattrMode};
 use wink_fs::name::Name;
 use wink_fs::status::Status;
+
+use super::Mutex;
 
 /// The inode number of the top. Not 1, which is the number of every view's top.
 const ROOT: u64 = 2;

@@ -8,3 +8,6 @@ mod kernel;
 mod memory;
 mod properties;
 mod virtual_files;
+
+// What the memory locks with; the models of the crate itself give it another one.
+use parking_lot::Mutex;

@@ -63,8 +63,10 @@ pub fn log(bytes: &[u8]) -> bool {
     steps.iter().for_each(check_step);
     // What was read is a beginning that stands for itself; what follows it is damage, or an end that is too short.
     let again = decoders::read_log(&bytes[..length], &layer_name());
-    assert_eq!(again, (steps, length, false));
-    assert!(decoders::read_log(bytes, &Digest::of(b"/other")).0.is_empty(), "the log of another layer is believed");
+    assert_eq!(again, (steps.clone(), length, false));
+    if !steps.is_empty() {
+        assert!(decoders::read_log(bytes, &Digest::of(b"/other")).0.is_empty(), "the log of another layer is believed");
+    }
     length == bytes.len() && !damaged
 }
 
@@ -148,7 +150,9 @@ pub fn layer(bytes: &[u8]) -> bool {
     let mut again = Layer::new();
     layer.steps().iter().for_each(|step| again.apply(step, &find).unwrap());
     let plain = |layer: &Layer| -> Vec<_> {
-        layer.walk(b"").into_iter().map(|(path, entry)| (path, without_number(entry))).collect()
+        let shown = layer.walk(b"").into_iter().map(|(path, entry)| (path, without_number(entry)));
+        // A walk promises only that a directory comes before what it holds.
+        shown.collect::<std::collections::BTreeMap<_, _>>().into_iter().collect()
     };
     assert_eq!(plain(&again), plain(&layer), "said again it shows something else");
     !steps.is_empty()

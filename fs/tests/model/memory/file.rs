@@ -14,6 +14,10 @@ impl MemoryFile {
 }
 
 impl BackingFile for MemoryFile {
+    fn reopen_writable(&self) -> Result<MemoryFile> {
+        Ok(MemoryFile { tree: self.tree.clone(), ino: self.ino, writable: true })
+    }
+
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
         let mut tree = self.tree.lock();
         tree.enter()?;
