@@ -10,6 +10,7 @@ use std::str::FromStr;
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
+use wink_platform::unix::stdin;
 
 use crate::command::cache::CacheCommand;
 use crate::command::daemon::DaemonCommand;
@@ -40,6 +41,13 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Say whether a command would be a hit or a miss, and why; run and change nothing
     Explain(Box<ExplainArgs>),
+    /// A shell, for programs that ask for one: each `wink sh -c LINE` is a task; without -c it is the real shell
+    #[command(override_usage = "wink sh [OPTIONS] -c LINE [NAME [ARGUMENT…]]")]
+    Sh {
+        /// As of sh
+        #[arg(value_name = "ARGUMENT", trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     /// Show the inputs and outputs of a record, compare two, or write a page about all tasks of the workspace
     Trace(TraceArgs),
     /// Serve a working tree through wink: what hits restore appears in it without being copied
@@ -122,6 +130,9 @@ pub struct RunArgs {
     /// Print nothing of wink's own
     #[arg(long)]
     pub quiet: bool,
+    /// Nor what runs inside have to say: not so for a shell, whose commands may call wink themselves.
+    #[arg(skip)]
+    pub as_shell: bool,
     /// What is to run.
     #[command(flatten)]
     pub task: TaskArgs,
@@ -169,6 +180,9 @@ pub struct TaskArgs {
     /// Hand standard input to the command; its bytes decide too
     #[arg(long)]
     pub stdin: bool,
+    /// The command has this process' standard input, whatever that is (`wink sh`).
+    #[arg(skip)]
+    pub callers_stdin: Option<stdin::Kind>,
     /// Do not use the daemon: in a mounted tree, write outputs as real files through the mount
     #[arg(long)]
     pub no_daemon: bool,
@@ -313,9 +327,26 @@ pub struct Refusal {
     pub exit_code: i32,
 }
 
+/// What the program of this name is: `wink sh`.
+const SHELL_NAME: &str = "wink-sh";
+
+/// The words for the shell, if it is called as one. None of them is wink's: neither is looked at before the shell's own are told apart.
+fn shell_words(words: &[OsString]) -> Option<&[OsString]> {
+    let (program, rest) = words.split_first()?;
+    if std::path::Path::new(program).file_name()?.as_encoded_bytes().ends_with(SHELL_NAME.as_bytes()) {
+        return Some(rest);
+    }
+    let (first, rest) = rest.split_first()?;
+    // `wink sh --help` asks wink.
+    (first == "sh" && rest.first().is_none_or(|word| word != "--help")).then_some(rest)
+}
+
 /// Parses a command line, its first word being the program.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, Refusal> {
     let words: Vec<OsString> = words.into_iter().collect();
+    if let Some(args) = shell_words(&words) {
+        return Ok(Cli { command: Command::Sh { args: args.to_vec() } });
+    }
     let of_run = words.get(1).is_some_and(|word| word == "run");
     let usage = if of_run { EXIT_OWN_FAILURE } else { EXIT_USAGE };
     let cli = Cli::try_parse_from(&words).map_err(|error| match error.kind() {

@@ -6,6 +6,7 @@
 //! `docs/ENVIRONMENT.md` equal to it.
 
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStringExt;
 
 use crate::config::pattern::matches;
 use crate::config::{EnvMode, EnvSettings};
@@ -25,7 +26,17 @@ pub const VOLATILE: &[Group] = &[
     Group { reason: "the connection one is logged in by", names: &["SSH_*"] },
     Group {
         reason: "the terminal: whether output goes to one is in the key",
-        names: &["TERM*", "COLORTERM", "COLORFGBG", "COLUMNS", "LINES", "WINDOWID", "GPG_*TTY*"],
+        names: &[
+            "TERM*",
+            "COLORTERM",
+            "COLORFGBG",
+            "COLUMNS",
+            "LINES",
+            "WINDOWID",
+            "GPG_*TTY*",
+            "MAKE_TERMOUT",
+            "MAKE_TERMERR",
+        ],
     },
     Group { reason: "terminal multiplexers", names: &["TMUX*", "STY", "ZELLIJ*"] },
     Group {
@@ -191,13 +202,45 @@ pub fn divide(variables: impl IntoIterator<Item = (OsString, OsString)>, setting
             continue;
         }
         if !ours && (included || !(passed || is_volatile(&name))) {
-            out.key.push((name.clone(), value.clone()));
+            out.key.push((name.clone(), what_decides(&name, &value)));
         }
         out.task.push((name, value));
     }
     // By name alone: of two of one name a shell takes the last, so their order counts.
     out.key.sort_by(|(one, _), (other, _)| one.cmp(other));
     out
+}
+
+/// Variables in which `make` and its like hand on how many jobs may run at once, and where the places for them are.
+const JOBS: &[&str] = &["MAKEFLAGS", "MFLAGS", "CARGO_MAKEFLAGS"];
+
+/// The part of a value that decides. Of the job server nothing does: its pipes have other numbers each time, and how many jobs run at once
+/// is not what the result of one of them depends on.
+fn what_decides(name: &OsStr, value: &OsStr) -> OsString {
+    if !JOBS.iter().any(|jobs| name == *jobs) {
+        return value.to_owned();
+    }
+    let mut kept: Vec<&[u8]> = Vec::new();
+    let mut words = value.as_encoded_bytes().split(|byte| *byte == b' ').filter(|word| !word.is_empty());
+    while let Some(word) = words.next() {
+        if word == b"--" {
+            // Definitions of variables follow.
+            kept.push(word);
+            kept.extend(words);
+            break;
+        }
+        if !is_about_jobs(word) {
+            kept.push(word);
+        }
+    }
+    OsString::from_vec(kept.join(&b' '))
+}
+
+/// `-j4`, `-j`, `--jobs=4`, `--jobserver-auth=3,4`, `--jobserver-auth=fifo:/tmp/GMfifo1`, `--sync-mutex=…`.
+fn is_about_jobs(word: &[u8]) -> bool {
+    let jobs = word.strip_prefix(b"-j").is_some_and(|number| number.iter().all(u8::is_ascii_digit));
+    let long: [&[u8]; 4] = [b"--jobs", b"--jobserver-", b"--sync-mutex=", b"--jobserver="];
+    jobs || long.iter().any(|prefix| word.starts_with(prefix))
 }
 
 /// Whether a variable is on the published list.
@@ -236,6 +279,23 @@ mod tests {
         let both = split(&all, &EnvSettings::default());
         assert_eq!(names(&both.task), all);
         assert_eq!(names(&both.key), ["CC", "USER"]);
+    }
+
+    #[test]
+    fn the_job_server_does_not_decide() {
+        let decides = |value: &str| what_decides("MAKEFLAGS".as_ref(), value.as_ref()).into_string().unwrap();
+        for (value, kept) in [
+            ("", ""),
+            (" -j4 --jobserver-auth=3,4", ""),
+            ("ks -j --jobserver-auth=fifo:/tmp/GMfifo12 --sync-mutex=fnm:/tmp/GM2", "ks"),
+            ("--jobserver-fds=3,4 -j", ""),
+            ("k -j8 --jobserver-auth=3,4 -Otarget -- -j3 A=b\\ c", "k -Otarget -- -j3 A=b\\ c"),
+            ("--jobs=3 --just-print", "--just-print"),
+            ("-jx", "-jx"),
+        ] {
+            assert_eq!(decides(value), kept, "{value}");
+        }
+        assert_eq!(what_decides("CFLAGS".as_ref(), "-j4  x".as_ref()), "-j4  x");
     }
 
     #[test]

@@ -36,6 +36,7 @@ mod command {
     pub mod explain;
     pub mod mount;
     pub mod run;
+    pub mod sh;
     pub mod trace;
 }
 
@@ -53,6 +54,7 @@ use report::{Report, one_line};
 pub fn main() -> ExitCode {
     let code = match cli::parse(std::env::args_os()) {
         Ok(Cli { command: Command::Run(args) }) => run(*args),
+        Ok(Cli { command: Command::Sh { args } }) => command::sh::sh(args),
         Ok(Cli { command: Command::Mount(args) }) => mount(&args),
         // It answers and fails at once: what is missing is its answer.
         Ok(Cli { command: Command::Doctor(args) }) => match command::doctor::run(&args) {
@@ -127,7 +129,7 @@ fn answer(command: Command) -> anyhow::Result<String> {
         Command::Materialize(args) => command::mount::materialize(&args),
         Command::Status { json } => command::mount::status(json),
         Command::Daemon(command) => command::daemon::run(&command, here),
-        Command::Run(_) | Command::Mount(_) | Command::Doctor(_) => Ok(String::new()),
+        Command::Run(_) | Command::Sh { .. } | Command::Mount(_) | Command::Doctor(_) => Ok(String::new()),
     }
 }
 

@@ -72,6 +72,7 @@ impl Asked {
 pub fn run(args: RunArgs) -> anyhow::Result<i32> {
     let asked = Asked { args, began: Instant::now() };
     let (mut task, config) = prepare(&asked.args.task, asked.args.quiet)?;
+    task.quiet &= !asked.args.as_shell;
     let policy = asked.args.policy();
     let switched_off = asked.args.no_cache || !(policy.local.read || policy.local.write);
     if switched_off {

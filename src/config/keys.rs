@@ -194,6 +194,9 @@ pub struct Task {
     /// Glob over the command line, its words joined by one space.
     #[serde(rename = "match")]
     pub pattern: String,
+    /// Whether these commands are cached at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<bool>,
     /// Overrides `scope`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<Scope>,
@@ -237,6 +240,8 @@ impl TaskEnv {
 /// What one task runs with, everything merged but the command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
+    /// The task is never cached.
+    pub uncached: bool,
     /// Which part of the file tree is watched.
     pub scope: Scope,
     /// What becomes of own outputs on a miss.
@@ -289,6 +294,7 @@ impl Config {
         let tasks: Vec<&Sourced<Task>> =
             self.tasks.iter().filter(|task| matches(task.value.pattern.as_bytes(), &line)).collect();
         Settings {
+            uncached: tasks.iter().filter_map(|task| task.value.cache).next_back() == Some(false),
             scope: merge(&self.scope, &tasks, |task| task.scope.as_ref()),
             own: merge(&self.own, &tasks, |task| task.own.as_ref()),
             cache_failures: merge(&self.cache_failures, &tasks, |task| task.cache_failures.as_ref()),

@@ -36,7 +36,7 @@ pub(super) const TOP: [&str; 15] = [
 /// The keys of an `env` table.
 pub(super) const ENV: [&str; 3] = ["mode", "pass", "include"];
 /// The keys of a `[[task]]` table.
-pub(super) const TASK: [&str; 7] = ["match", "scope", "own", "cache_failures", "env", "input", "output"];
+pub(super) const TASK: [&str; 8] = ["match", "cache", "scope", "own", "cache_failures", "env", "input", "output"];
 
 /// The variables: which key each one sets, in the table `env` or at the top.
 pub const VARIABLES: [(&str, &str, bool); 16] = [
@@ -155,14 +155,18 @@ fn read_variable(
     if in_env { reader.env(config, &[field]) } else { reader.top(config, &[field]) }
 }
 
+/// Variables of wink's own that are no keys: where the user's file is, and what `wink sh` goes by.
+const OTHER_VARIABLES: [&str; 5] =
+    ["WINK_CONFIG", "WINK_SHELL", "WINK_SHELL_CACHE", "WINK_SHELL_STDIN", "WINK_SHELL_LINES"];
+
 /// Whether an environment variable is one of the configuration.
 pub fn is_variable(name: &str) -> bool {
-    name == "WINK_CONFIG" || VARIABLES.iter().any(|(known, ..)| *known == name)
+    OTHER_VARIABLES.contains(&name) || VARIABLES.iter().any(|(known, ..)| *known == name)
 }
 
 /// `WINK_…` variables that are probably typos. Not an error: other programs may have variables of such names.
 fn misspelt<'a>(names: impl Iterator<Item = &'a OsStr>) -> Vec<String> {
-    let known: Vec<&str> = VARIABLES.iter().map(|(name, ..)| *name).chain(["WINK_CONFIG"]).collect();
+    let known: Vec<&str> = VARIABLES.iter().map(|(name, ..)| *name).chain(OTHER_VARIABLES).collect();
     names
         .filter_map(OsStr::to_str)
         .filter(|name| name.starts_with("WINK_") && !known.contains(name))
@@ -290,6 +294,7 @@ impl Reader<'_> {
                 "match" => pattern = Some(self.text(key, node)?),
                 "scope" => task.scope = Some(self.word(key, node)?),
                 "own" => task.own = Some(self.word(key, node)?),
+                "cache" => task.cache = Some(self.flag(key, node)?),
                 "cache_failures" => task.cache_failures = Some(self.flag(key, node)?),
                 "env" => task.env = self.env_table(self.table(key, node)?)?,
                 "input" => task.input = Some(self.texts(key, node)?),

@@ -70,6 +70,7 @@ fn definitions() -> Value {
     ];
     let task: Vec<Key> = vec![
         ("match", "A glob over the whole command line, its words joined by one space.", json!({ "type": "string" })),
+        ("cache", "Whether these commands are cached at all.", flag(true)),
         ("scope", "As at the top.", words(&["system", "workspace"], "system")),
         ("own", "As at the top.", words(&["carry", "hide", "observe"], "carry")),
         ("cache_failures", "As at the top.", flag(false)),

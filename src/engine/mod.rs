@@ -51,8 +51,8 @@ pub struct Task {
     pub argv: Vec<std::ffi::OsString>,
     /// What the command sees.
     pub environment: Vec<(std::ffi::OsString, std::ffi::OsString)>,
-    /// Its standard input; `None` is empty.
-    pub stdin: Option<Vec<u8>>,
+    /// Its standard input.
+    pub stdin: Input,
     /// Its keys, and what they are made of.
     pub keys: Keys,
     /// How it is to be run.
@@ -69,6 +69,17 @@ pub struct Task {
     pub quiet: bool,
 }
 
+/// What a command reads from standard input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// Nothing.
+    Empty,
+    /// These bytes, which are in the key.
+    Bytes(Vec<u8>),
+    /// What this process would. If anything of it is read, the run is not recorded.
+    Callers,
+}
+
 impl Task {
     /// Where the workspace lies relative to its mount.
     pub fn in_mount(&self) -> Option<(&Mount, &[u8])> {
@@ -82,7 +93,11 @@ impl Task {
             argv: &self.argv,
             env: self.environment.clone(),
             cwd: Some(self.cwd.clone()),
-            stdin: self.stdin.clone().map_or(Stdin::Null, Stdin::Bytes),
+            stdin: match &self.stdin {
+                Input::Empty => Stdin::Null,
+                Input::Bytes(bytes) => Stdin::Bytes(bytes.clone()),
+                Input::Callers => Stdin::Inherit,
+            },
             inside: None,
             umask: None,
             quiet: false,

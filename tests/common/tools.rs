@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 
 const TYPESCRIPT: &str = "5.4.5";
 const PNPM: &str = "9.15.9";
+const JUST: &str = "1.57.0";
 const PROJECT: &str = r#"{ "name": "fixture", "version": "1.0.0", "private": true, "dependencies": { "ms": "2.1.3", "semver": "7.6.3" } }"#;
 
 /// Says why a test does not run here.
@@ -194,6 +195,29 @@ pub fn typescript() -> Result<(PathBuf, PathBuf), String> {
             }
         }
         Ok((node, modules))
+    })
+    .clone()
+}
+
+/// npm, with node.
+pub fn npm() -> Result<PathBuf, String> {
+    system("node", "nodejs")?;
+    system("npm", "npm")
+}
+
+/// `just`, of the system or from its npm package.
+pub fn just() -> Result<PathBuf, String> {
+    static ONCE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    ONCE.get_or_init(|| {
+        which("just").or_else(|_| {
+            npm()?;
+            let dir = cached("just-1", |dir| {
+                let package = format!("rust-just@{JUST}");
+                fetch("npm", &["install", "--no-audit", "--no-fund", "--prefix", ".", &package], dir)
+            })?;
+            let found = [dir.join("node_modules/.bin/just"), dir.join("node_modules/rust-just/bin/just")];
+            found.into_iter().find(|path| path.exists()).ok_or_else(|| "rust-just has no just".to_owned())
+        })
     })
     .clone()
 }

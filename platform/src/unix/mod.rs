@@ -28,6 +28,7 @@ pub mod real_dir;
 pub mod real_file;
 mod relay;
 mod signals;
+pub mod stdin;
 mod survivors;
 pub mod task;
 mod whole;

@@ -28,6 +28,9 @@ pub fn barred(task: &Task) -> Option<(Class, String)> {
     if let Some(Err(error)) = outer::of_run(&task.workspace).map(|outer| outer.nodes(&[])) {
         return Some((Class::Nested, format!("{INSIDE_ANOTHER}; {}", crate::explain(&error))));
     }
+    if task.settings.uncached {
+        return Some((Class::Excluded, "the configuration says not to cache this command (cache = false)".to_owned()));
+    }
     if let Some(name) = excluded(&task.cwd, &task.workspace, &task.settings.exclude_packages) {
         let reason = format!("the package {name} is excluded from caching (exclude_packages)");
         return Some((Class::Excluded, reason));

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use wink_platform::unix::front::Announcer;
+use wink_platform::unix::stdin;
 use wink_platform::unix::task::{Finished, Outcome};
 use wink_store::{Captured, Digest, Output, Record, RecordHead, RecordId};
 use wink_store::{Store, StoreError};
@@ -16,7 +17,7 @@ use crate::engine::capture::Harvest;
 use crate::engine::detect::{Attempt, Ended};
 use crate::engine::publish::lock;
 use crate::engine::tree::Tree;
-use crate::engine::{Engine, Task, now_ms};
+use crate::engine::{Engine, Input, Task, now_ms};
 use crate::report::{Class, Report, Status};
 
 /// How many survivors are named in the one line.
@@ -82,6 +83,7 @@ struct Done {
 fn run(asked: &Asked, engine: &Engine<'_>, missed: Missed) -> Result<Done, Trouble> {
     let task = engine.task;
     let mut tree = Tree::new(engine.store, task.mount.as_ref()).map_err(Trouble::BeforeTheCommand)?;
+    let watch = (task.stdin == Input::Callers).then(stdin::Watch::start);
     let attempt = task.detect.run(engine, &missed.standing, &mut tree).map_err(Trouble::BeforeTheCommand)?;
     let mut ended = match attempt {
         Attempt::Ran(ended) => ended,
@@ -91,8 +93,13 @@ fn run(asked: &Asked, engine: &Engine<'_>, missed: Missed) -> Result<Done, Troub
         crate::complain(&trouble);
     }
     let code = ended.finished().outcome.exit_code();
+    let read = match watch {
+        Some(Ok(watch)) => watch.was_read().then(|| "the command read its standard input".to_owned()),
+        Some(Err(error)) => Some(format!("nobody sees whether the command read its standard input: {error}")),
+        None => None,
+    };
     let store_began = asked.elapsed_ms();
-    match after(asked, engine, missed, tree, ended.as_mut()) {
+    match after(asked, engine, missed, read, tree, ended.as_mut()) {
         Ok(mut report) => {
             let outlived = !ended.finished().survivors.is_empty();
             let outlived = outlived.then_some(ended);
@@ -108,6 +115,7 @@ fn after<'s>(
     asked: &Asked,
     engine: &Engine<'s>,
     missed: Missed,
+    read: Option<String>,
     mut tree: Tree<'s>,
     ended: &mut dyn Ended,
 ) -> anyhow::Result<Report> {
@@ -132,6 +140,7 @@ fn after<'s>(
     let turn = lock(store, engine.workspace());
     let mut harvest = ended.harvest(engine, &mut tree)?;
     let printed = Captured { pieces: std::mem::take(&mut ended.finished().pieces) };
+    harvest.doubts.extend(read);
     if let Err(error) = &turn {
         harvest.doubts.push(format!("the workspace could not be locked: {error}"));
     }

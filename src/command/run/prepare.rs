@@ -7,13 +7,13 @@ use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use wink_platform::unix::{identity, probe};
+use wink_platform::unix::{identity, probe, stdin};
 use wink_store::Digest;
 
 use crate::cli::TaskArgs;
 use crate::config::Config;
-use crate::engine::Task;
 use crate::engine::detect::tracing::Tracing;
+use crate::engine::{Input, Task};
 use crate::environment;
 use crate::key::{KeyInput, Keys, Platform};
 use crate::roots::Roots;
@@ -45,13 +45,14 @@ pub fn prepare(args: &TaskArgs, quiet: bool) -> anyhow::Result<(Task, Config)> {
         );
     }
     let roots = Roots::new(&workspace, home.as_deref());
-    let stdin = match args.stdin {
-        true => {
+    let stdin = match (args.stdin, args.callers_stdin) {
+        (true, _) => {
             let mut bytes = Vec::new();
             std::io::stdin().lock().read_to_end(&mut bytes).context("cannot read standard input")?;
-            Some(bytes)
+            Input::Bytes(bytes)
         }
-        false => None,
+        (false, None | Some(stdin::Kind::Empty)) => Input::Empty,
+        (false, Some(_)) => Input::Callers,
     };
     let environments = environment::divide(std::env::vars_os(), &settings.env);
     let mut extras = declared_inputs(&workspace, &settings.input)?;
@@ -65,6 +66,10 @@ pub fn prepare(args: &TaskArgs, quiet: bool) -> anyhow::Result<(Task, Config)> {
     {
         extras.push(("PWD".to_owned(), roots.substitute(way.as_os_str().as_encoded_bytes())));
     }
+    // Programs ask what it is before they read it, or instead.
+    if let (Input::Callers, Some(kind)) = (&stdin, args.callers_stdin) {
+        extras.push(("standard input".to_owned(), format!("{kind:?}").into_bytes()));
+    }
     // What these take out of the trace or the outputs makes another record.
     for (name, list) in [("ignore", &settings.ignore), ("scratch", &settings.scratch), ("output", &settings.output)] {
         extras.extend(list.iter().map(|glob| (name.to_owned(), glob.clone().into_bytes())));
@@ -77,7 +82,7 @@ pub fn prepare(args: &TaskArgs, quiet: bool) -> anyhow::Result<(Task, Config)> {
             argv: &argv,
             cwd: &relative_cwd(&cwd, &workspace),
             environment: &environments.key,
-            stdin: stdin.as_deref().map(Digest::of),
+            stdin: if let Input::Bytes(bytes) = &stdin { Some(Digest::of(bytes)) } else { None },
             umask: probe::umask().unwrap_or(0o022),
             platform: Platform::here(identity::effective_ids().0 == 0),
             scope: settings.scope,
