@@ -72,7 +72,7 @@ pub struct KeyInput<'a> {
 /// Digests of the parts of a key, as hexadecimal digits, to find out later what differs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyParts {
-    /// [`KEY_VERSION`].
+    /// `KEY_VERSION`.
     pub version: u32,
     /// One per argument.
     pub argv: Vec<String>,
@@ -95,7 +95,7 @@ pub struct KeyParts {
     pub own: Option<String>,
     /// Whether stdout and stderr are terminals.
     pub terminals: (bool, bool),
-    /// Values of variables on the list [`crate::environment::TOLD`], as they are. They explain; the key is made of the digests.
+    /// Values of variables on the list `environment::TOLD`, as they are. They explain; the key is made of the digests.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub values: BTreeMap<String, String>,
 }
