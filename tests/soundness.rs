@@ -60,11 +60,7 @@ impl Ordinary {
         fs::create_dir(&world.store).unwrap();
         chmod(&world.store, 0o700);
         let device = world.untracked.join("fuse");
-        let line = format!(
-            "[ -e {0} ] || mknod -m 666 {0} c 10 229; chmod 666 {0}; mount --bind {0} /dev/fuse; \
-             exec setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups \"$@\"",
-            device.display()
-        );
+        let line = tools::as_ordinary_user(&device, NOBODY);
         let ordinary = Ordinary { world, line };
         if ordinary.call().native(&sh(": <> /dev/fuse")).code != 0 {
             return Err("a bind-mounted /dev/fuse does not behave here".to_owned());
