@@ -13,6 +13,7 @@ mod key;
 mod mounted;
 mod outer;
 mod package;
+mod progress;
 mod report;
 mod roots;
 mod shelf;
@@ -61,6 +62,12 @@ pub fn main() -> ExitCode {
             Ok((text, code)) => print(Ok(text)).max(code),
             Err(error) => print(Err(error)),
         },
+        Ok(Cli { command: Command::Cache(command) }) => {
+            match revive().and_then(|()| command::cache::run(&command, here)) {
+                Ok((text, code)) => print(Ok(text)).max(code),
+                Err(error) => print(Err(error)),
+            }
+        }
         Ok(Cli { command }) => print(revive().and_then(|()| answer(command))),
         Err(refusal) if refusal.exit_code == 0 => print(Ok(refusal.text)),
         Err(refusal) => {
@@ -112,7 +119,6 @@ fn answer(command: Command) -> anyhow::Result<String> {
     match command {
         Command::Explain(args) => command::explain::run(&args),
         Command::Trace(args) => command::trace::run(&args),
-        Command::Cache(command) => command::cache::run(&command, here),
         Command::Config(ConfigCommand::Schema) => Ok(format!(
             "{:#}
 ",
@@ -129,7 +135,9 @@ fn answer(command: Command) -> anyhow::Result<String> {
         Command::Materialize(args) => command::mount::materialize(&args),
         Command::Status { json } => command::mount::status(json),
         Command::Daemon(command) => command::daemon::run(&command, here),
-        Command::Run(_) | Command::Sh { .. } | Command::Mount(_) | Command::Doctor(_) => Ok(String::new()),
+        Command::Run(_) | Command::Sh { .. } | Command::Mount(_) | Command::Doctor(_) | Command::Cache(_) => {
+            Ok(String::new())
+        }
     }
 }
 

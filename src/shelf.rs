@@ -75,6 +75,14 @@ impl StoreShelf {
         held.iter().try_for_each(|pack| self.store.put_pack(pack).map(drop))
     }
 
+    /// Writes the log anew if these steps, which say all of it, are fewer.
+    pub fn settle(&self, steps: &[Step]) -> std::result::Result<(), StoreError> {
+        match &self.log {
+            Some(log) if log.lock().steps() > steps.len() as u64 => self.compact(steps),
+            _ => Ok(()),
+        }
+    }
+
     /// Writes the log anew: these steps say all of it.
     pub fn compact(&self, steps: &[Step]) -> std::result::Result<(), StoreError> {
         let Some(log) = &self.log else { return Ok(()) };

@@ -1,13 +1,18 @@
 //! `wink cache …`: what the cache holds, what it brought, and taking care of it. One file per subcommand.
 
+mod clean;
+mod layers;
 mod ls;
+mod outside;
+pub mod prune;
 mod stats;
 
 use std::path::{Path, PathBuf};
 
+use wink_platform::unix::identity;
 use wink_store::Store;
 
-use crate::config::Config;
+use crate::config::{Config, Size};
 use crate::engine::now_ms;
 use crate::report::ago;
 
@@ -18,6 +23,13 @@ pub enum CacheCommand {
     Stats(stats::StatsArgs),
     /// List the entries, last used first
     Ls(ls::LsArgs),
+    /// Remove what is too old or too much, least recently used first
+    Prune(prune::PruneArgs),
+    /// Remove everything
+    Clean(clean::CleanArgs),
+    /// Be the process that prunes in the background
+    #[command(hide = true)]
+    Tend(prune::TendArgs),
     /// Print the directory of the cache
     Dir {
         /// Print JSON
@@ -26,16 +38,32 @@ pub enum CacheCommand {
     },
 }
 
-/// Runs the subcommand; returns what it has to say.
-pub fn run(command: &CacheCommand, config: impl Fn() -> anyhow::Result<Config>) -> anyhow::Result<String> {
-    match command {
-        CacheCommand::Stats(args) => stats::run(args, &config()?),
-        CacheCommand::Ls(args) => ls::run(args, &config()?),
+/// Runs the subcommand; returns what it has to say, and the exit code.
+pub fn run(command: &CacheCommand, config: impl Fn() -> anyhow::Result<Config>) -> anyhow::Result<(String, i32)> {
+    let text = match command {
+        CacheCommand::Prune(args) => return prune::run(args, &config()?),
+        CacheCommand::Clean(args) => return clean::run(args, &config()?),
+        CacheCommand::Tend(args) => prune::tend(args)?,
+        CacheCommand::Stats(args) => stats::run(args, &config()?)?,
+        CacheCommand::Ls(args) => ls::run(args, &config()?)?,
         CacheCommand::Dir { json } => {
             let config = config()?;
             let dir = config.store_dir()?.to_string_lossy();
-            Ok(if *json { format!("{}\n", serde_json::json!({ "path": dir })) } else { format!("{dir}\n") })
+            if *json { format!("{}\n", serde_json::json!({ "path": dir })) } else { format!("{dir}\n") }
         }
+    };
+    Ok((text, 0))
+}
+
+/// A limit in bytes; a share is one of the disk on which the cache is, or would be.
+fn bytes(size: Option<Size>, dir: &Path) -> Option<u64> {
+    let size = size?;
+    let there = dir.ancestors().find(|dir| dir.is_dir()).unwrap_or(dir);
+    match (size, identity::disk_bytes(there)) {
+        (Size::Bytes(bytes), _) => Some(bytes),
+        (share, Some(disk)) => Some(share.on(disk)),
+        // Nobody knows how large it is: no limit is better than a wrong one.
+        (Size::Share(_), None) => None,
     }
 }
 

@@ -326,18 +326,22 @@ fn materialize_one(path: &Path) -> anyhow::Result<u64> {
 
 /// By the daemon where the path is mounted, else here.
 fn make_real(path: &Path) -> anyhow::Result<u64> {
-    let store_dir = store_for(path)?;
+    make_real_in(&store_for(path)?, path)
+}
+
+/// The same with the layers of this cache.
+pub fn make_real_in(store_dir: &Path, path: &Path) -> anyhow::Result<u64> {
     let below = |root: &Path| path.strip_prefix(root).ok().map(|path| path.as_os_str().as_bytes().to_vec());
-    for mounted in served(&store_dir)? {
+    for mounted in served(store_dir)? {
         if let Some(path) = below(Path::new(&mounted.dir)) {
             let request = Request::Materialize { root: mounted.dir.into_bytes(), path };
-            return Client::connect(&store_dir)?.do_it(&request, &[]);
+            return Client::connect(store_dir)?.do_it(&request, &[]);
         }
     }
     if let Some(dead) = mounts()?.into_iter().find(|mounted| path.starts_with(&mounted.dir) && is_dead(&mounted.dir)) {
-        bail!(not_served(&store_dir, &dead.dir));
+        bail!(not_served(store_dir, &dead.dir));
     }
-    let store = Arc::new(Store::open(&store_dir)?);
+    let store = Arc::new(Store::open(store_dir)?);
     for root in store.layer_roots()? {
         let dir = crate::engine::tree::os(&root);
         let Some(path) = below(dir) else { continue };

@@ -12,13 +12,13 @@ mod prepare;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use wink_platform::unix::{front, identity};
 use wink_store::Store;
 
 use crate::cli::RunArgs;
-use crate::config::Config;
+use crate::config::{Config, Size};
 use crate::engine::lookup::Found;
 use crate::engine::own::Standing;
 use crate::engine::restore::replay;
@@ -39,6 +39,8 @@ pub struct Asked {
     pub args: RunArgs,
     /// When wink began.
     pub began: Instant,
+    /// How large the cache may become, and how long an entry may be unused.
+    pub limits: (Option<Size>, Option<Duration>),
 }
 
 impl Asked {
@@ -70,9 +72,10 @@ impl Asked {
 
 /// Runs the subcommand; returns the exit code.
 pub fn run(args: RunArgs) -> anyhow::Result<i32> {
-    let asked = Asked { args, began: Instant::now() };
-    let (mut task, config) = prepare(&asked.args.task, asked.args.quiet)?;
-    task.quiet &= !asked.args.as_shell;
+    let began = Instant::now();
+    let (mut task, config) = prepare(&args.task, args.quiet)?;
+    task.quiet &= !args.as_shell;
+    let asked = Asked { args, began, limits: (config.max_size.value, config.max_age.value) };
     let policy = asked.args.policy();
     let switched_off = asked.args.no_cache || !(policy.local.read || policy.local.write);
     if switched_off {
@@ -152,7 +155,9 @@ pub struct Missed {
 }
 
 fn cached(asked: &Asked, task: &Task, store: Arc<Store>) -> anyhow::Result<i32> {
-    let engine = Engine { store: &store, task };
+    // From here to the end of restoring no pruning takes away what is found. It must not be held while a command runs.
+    let hold = store.hold()?;
+    let engine = Engine { store: &store, task, unheld: false };
     let mut tree = Tree::new(&store, task.mount.as_ref())?;
     let standing = own_outputs(&engine, &mut tree)?;
     let decision = match asked.unread() {
@@ -164,7 +169,7 @@ fn cached(asked: &Asked, task: &Task, store: Arc<Store>) -> anyhow::Result<i32> 
         Decision::Hit(hit) => *hit,
         Decision::Miss(found) => {
             tree.save();
-            drop(tree);
+            drop((tree, hold));
             return missed(asked, task, store, Missed { found: *found, standing, lookup_ms });
         }
     };
@@ -193,7 +198,7 @@ fn cached(asked: &Asked, task: &Task, store: Arc<Store>) -> anyhow::Result<i32> 
             let reason = format!("the outputs could not be restored: {error:#}");
             let found = Found::none(Class::NotRestored, &reason);
             let standing = own_outputs(&engine, &mut tree)?;
-            drop(tree);
+            drop((tree, hold));
             return missed(asked, task, store, Missed { found, standing, lookup_ms });
         }
     };

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use wink_platform::unix::fuse;
 
 use super::pattern::matches;
+use super::units::Size;
 
 /// Which part of the file tree is watched.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
@@ -130,8 +131,8 @@ pub const DEFAULT_MAX_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 pub struct Config {
     /// Where the store is; none if there is no home to put it in.
     pub cache_dir: Sourced<Option<PathBuf>>,
-    /// Largest size of the store in bytes; none is no limit.
-    pub max_size: Sourced<Option<u64>>,
+    /// Largest size of the store; none is no limit.
+    pub max_size: Sourced<Option<Size>>,
     /// How long an unused record is kept; none is for ever.
     pub max_age: Sourced<Option<Duration>>,
     /// Re-hash blobs before they are restored.
@@ -168,7 +169,7 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             cache_dir: Sourced::built_in(None),
-            max_size: Sourced::built_in(Some(DEFAULT_MAX_SIZE)),
+            max_size: Sourced::built_in(Some(Size::Bytes(DEFAULT_MAX_SIZE))),
             max_age: Sourced::built_in(Some(DEFAULT_MAX_AGE)),
             verify_integrity: Sourced::built_in(false),
             exclude_packages: Sourced::built_in(Vec::new()),

@@ -350,9 +350,9 @@ impl Reader<'_> {
         })
     }
 
-    fn size(&self, key: &str, node: &Node) -> anyhow::Result<Option<u64>> {
+    fn size(&self, key: &str, node: &Node) -> anyhow::Result<Option<units::Size>> {
         match &node.value {
-            Value::Number(bytes) if *bytes >= 0 => Ok(Some(bytes.unsigned_abs())),
+            Value::Number(bytes) if *bytes >= 0 => Ok(Some(units::Size::Bytes(bytes.unsigned_abs()))),
             Value::Text(text) => units::size(text).or_else(|error| self.fail(node.line, format!("\"{key}\": {error}"))),
             _ => self.wrong(key, node, "a size such as \"10GB\""),
         }

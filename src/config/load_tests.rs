@@ -45,7 +45,7 @@ fn nothing_configured() {
     let place = Place::new();
     let config = place.load().unwrap();
     assert_eq!(config.store_dir().unwrap(), place.temp.path().join("home/.cache/wink"));
-    assert_eq!(config.max_size.value, Some(10_000_000_000));
+    assert_eq!(config.max_size.value, Some(units::Size::Bytes(10_000_000_000)));
     assert_eq!((config.scope.value, config.own.value), (Scope::System, Own::Carry));
     let bare = Config::load(&place.temp.path().join("ws"), []).unwrap();
     assert!(bare.store_dir().unwrap_err().to_string().contains("WINK_CACHE_DIR"));
@@ -67,7 +67,7 @@ fn strength_rises_from_user_over_workspace_to_variables() {
     assert_eq!(config.scope.value, Scope::Workspace);
     assert!(config.scope.origin.to_string().ends_with("config.toml"));
     assert!(!config.cache_failures.value);
-    assert_eq!(config.max_size.value, Some(1000));
+    assert_eq!(config.max_size.value, Some(units::Size::Bytes(1000)));
     assert_eq!(config.max_age.value, Some(std::time::Duration::from_secs(43_200)));
 }
 

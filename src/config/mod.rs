@@ -20,3 +20,4 @@ mod units;
 pub use keys::{Config, EnvMode, EnvSettings, Own, Scope, Settings, Transport};
 pub use load::is_variable;
 pub use pattern::matches_glob;
+pub use units::{Size, size};

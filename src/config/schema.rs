@@ -22,7 +22,11 @@ fn top() -> Vec<Key> {
     let env = json!({ "description": "Which environment variables reach the command, and which decide.", "$ref": "#/$defs/env" });
     vec![
         ("cache_dir", "Where the cache is. A relative path starts at the file's directory, ~/ is the home.", path()),
-        ("max_size", "Largest size of the cache: 10GB (decimal), 10GiB (binary), a number of bytes, or none.", size()),
+        (
+            "max_size",
+            "Largest size of the cache: 10GB (decimal), 10GiB (binary), a number of bytes, 20% (of the disk), or none.",
+            size(),
+        ),
         ("max_age", "How long an unused record is kept: 2w, 30d, 12h, 15m, 90s, or none.", age()),
         ("verify_integrity", "Hash every file that is restored, each time.", flag(false)),
         (
@@ -140,7 +144,7 @@ fn path() -> Value {
 }
 
 fn size() -> Value {
-    json!({ "type": ["string", "integer"], "minimum": 0, "default": "10GB", "examples": ["10GB", "10GiB", "none"] })
+    json!({ "type": ["string", "integer"], "minimum": 0, "default": "10GB", "examples": ["10GB", "10GiB", "20%", "none"] })
 }
 
 fn age() -> Value {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::keys::{Config, Origin, Sourced};
-use super::units;
+use super::units::{self, Size};
 
 /// One line of the output.
 struct Row<'a> {
@@ -52,7 +52,11 @@ impl Config {
         }
         let path = |path: &Option<PathBuf>| json!(path.as_ref().map(|path| path.to_string_lossy()));
         let age = |age: &Option<Duration>| json!(age.map_or("none".to_owned(), units::spell));
-        let size = |size: &Option<u64>| size.map_or(json!("none"), |bytes| json!(bytes));
+        let size = |size: &Option<Size>| match size {
+            None => json!("none"),
+            Some(Size::Bytes(bytes)) => json!(bytes),
+            Some(share) => json!(share.to_string()),
+        };
         let mut rows = vec![
             row("cache_dir", &self.cache_dir, path),
             row("max_size", &self.max_size, size),

@@ -1,18 +1,55 @@
 //! Sizes and durations as people write them.
 
+use std::fmt;
 use std::time::Duration;
 
 /// Words for "no limit".
 const UNLIMITED: [&str; 3] = ["none", "off", "unlimited"];
 
-/// Parses `10GB` (decimal), `10GiB` (binary), `500M`, `1.5 GB`, a plain number of bytes, or `none`.
-pub fn size(text: &str) -> Result<Option<u64>, String> {
-    let error = || format!("\"{text}\" is not a size; write for example 10GB, 10GiB or none");
+/// A size: so many bytes, or a part of the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// Bytes.
+    Bytes(u64),
+    /// Hundredths of a percent of the disk.
+    Share(u32),
+}
+
+impl Size {
+    /// In bytes, on a disk of so many.
+    pub fn on(self, disk_bytes: u64) -> u64 {
+        match self {
+            Size::Bytes(bytes) => bytes,
+            // Divided first: a product could be too large, and the rest matters to nobody.
+            Size::Share(hundredths) => disk_bytes / WHOLE * u64::from(hundredths),
+        }
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Size::Bytes(bytes) => write!(out, "{bytes}"),
+            Size::Share(hundredths) => write!(out, "{}%", f64::from(*hundredths) / 100.0),
+        }
+    }
+}
+
+/// All of the disk, in the unit of [`Size::Share`].
+const WHOLE: u64 = 10_000;
+
+/// Parses `10GB` (decimal), `10GiB` (binary), `500M`, `1.5 GB`, a plain number of bytes, `20%` (of the disk), or `none`.
+pub fn size(text: &str) -> Result<Option<Size>, String> {
+    let error = || format!("\"{text}\" is not a size; write for example 10GB, 10GiB, 20% (of the disk) or none");
     let text = text.trim();
     if UNLIMITED.contains(&text) {
         return Ok(None);
     }
     let (number, unit) = split(text);
+    if unit == "%" {
+        let share = scale(number, WHOLE / 100).filter(|share| *share <= WHOLE);
+        return share.and_then(|share| u32::try_from(share).ok()).map(Size::Share).map(Some).ok_or_else(error);
+    }
     let unit = unit.to_ascii_lowercase();
     let unit = unit.strip_suffix('b').unwrap_or(&unit);
     let (letter, base) = match unit.strip_suffix('i') {
@@ -20,7 +57,7 @@ pub fn size(text: &str) -> Result<Option<u64>, String> {
         _ => (unit, 1000),
     };
     let power = ["", "k", "m", "g", "t", "p"].iter().position(|known| *known == letter).ok_or_else(error)?;
-    scale(number, base.pow(power as u32)).map(Some).ok_or_else(error)
+    scale(number, base.pow(power as u32)).map(Size::Bytes).map(Some).ok_or_else(error)
 }
 
 /// Parses `30d`, `12h`, `15m`, `90s`, `2w`, or `none`.
@@ -83,10 +120,18 @@ mod tests {
             ("2k", 2000),
         ];
         for (text, bytes) in good {
-            assert_eq!(size(text), Ok(Some(bytes)), "{text}");
+            assert_eq!(size(text), Ok(Some(Size::Bytes(bytes))), "{text}");
         }
+        for (text, hundredths, shown) in
+            [("20%", 2000, "20%"), ("12.5 %", 1250, "12.5%"), ("0%", 0, "0%"), ("100%", 10_000, "100%")]
+        {
+            let share = size(text).unwrap().unwrap();
+            assert_eq!((share, share.to_string().as_str()), (Size::Share(hundredths), shown));
+            assert_eq!(share.on(2_000_000), 200 * u64::from(hundredths));
+        }
+        assert_eq!(Size::Bytes(7).on(1), 7);
         assert_eq!(size("none"), Ok(None));
-        for bad in ["", "GB", "10XB", "-1GB", "99999999999PB", "1.2.3GB", "10 i", "ten"] {
+        for bad in ["", "GB", "10XB", "-1GB", "99999999999PB", "1.2.3GB", "10 i", "ten", "101%", "-1%", "%"] {
             assert!(size(bad).is_err(), "{bad}");
         }
     }

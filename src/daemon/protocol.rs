@@ -44,6 +44,12 @@ pub enum Request {
         /// What appears then.
         pack: Option<Attached>,
     },
+    /// Have the log of a mount name nothing that does not show any more.
+    Settle {
+        /// Absolute path of the mount.
+        #[serde(with = "text")]
+        root: Vec<u8>,
+    },
     /// Store again what a mount needs of the store and still knows, and log what it shows.
     Mend {
         /// Absolute path of the mount.

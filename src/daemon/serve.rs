@@ -192,11 +192,17 @@ impl Daemon {
             },
             Request::Attach { root, remove, pack } => {
                 let remove: Vec<Vec<u8>> = remove.into_iter().map(|path| path.0).collect();
+                // The client may be gone before the layer says that the pack is needed.
+                let _hold = self.store.hold()?;
                 let done = self.mounted(&root)?.attach(&remove, pack.as_ref())?;
                 self.busy.lock().1 = true;
                 Reply::Done(done)
             }
-            Request::Mend { root } => Reply::Done(self.mounted(&root)?.mend()?),
+            Request::Settle { root } => Reply::Done(self.mounted(&root)?.settle()?),
+            Request::Mend { root } => {
+                let _hold = self.store.hold()?;
+                Reply::Done(self.mounted(&root)?.mend()?)
+            }
             Request::Materialize { root, path } => Reply::Done(self.mounted(&root)?.materialize(&path)?),
             Request::Stop => {
                 let mounts = self.mounts.lock();

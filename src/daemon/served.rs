@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use wink_fs::layered::{Layered, Shelf};
@@ -16,11 +16,16 @@ use wink_platform::unix::fuse::{Forgetter, Serve, Serving, Transport, serve};
 use wink_platform::unix::identity;
 use wink_platform::unix::mount_users::standing_beneath;
 use wink_platform::unix::mount_ways::is_open_elsewhere;
-use wink_store::{Digest, Step, Store};
+use wink_store::{Digest, LayerLog, Step, Store, StoreError};
 
 use super::protocol::{Attached, MountStatus};
 use crate::mounted::{Mount, below, error, replay};
 use crate::shelf::StoreShelf;
+
+/// How long pruning, which looks through layers that nobody serves, may keep one.
+const LAYER_PATIENCE: Duration = Duration::from_secs(5);
+/// How often it is tried.
+const LAYER_POLL: Duration = Duration::from_millis(5);
 
 /// Threads that answer requests of one mount.
 const THREADS: usize = 4;
@@ -28,6 +33,16 @@ const THREADS: usize = 4;
 const BENEATH_POLL: Duration = Duration::from_secs(2);
 /// How often it is looked whether somebody does so again.
 const ALONE_POLL: Duration = Duration::from_secs(10);
+
+fn open_layer(store: &Store, mount: &Mount) -> Result<(LayerLog, Vec<Step>), StoreError> {
+    let began = Instant::now();
+    loop {
+        match store.open_layer(mount.root.as_os_str().as_bytes()) {
+            Err(StoreError::LayerInUse { .. }) if began.elapsed() < LAYER_PATIENCE => std::thread::sleep(LAYER_POLL),
+            opened => return opened,
+        }
+    }
+}
 
 /// See the module.
 pub struct Served {
@@ -48,7 +63,7 @@ impl Served {
         private: bool,
         transport: Transport,
     ) -> anyhow::Result<(Arc<Served>, Serving)> {
-        let (log, steps) = store.open_layer(mount.root.as_os_str().as_bytes())?;
+        let (log, steps) = open_layer(store, &mount)?;
         if let Some(notice) = log.notice() {
             crate::complain(notice);
         }
@@ -144,6 +159,12 @@ impl Served {
     pub fn mend(&self) -> anyhow::Result<u64> {
         self.shelf.mend()?;
         self.tree.backing().compact(|steps| self.shelf.compact(steps))?;
+        Ok(0)
+    }
+
+    /// Has the log name nothing that does not show any more.
+    pub fn settle(&self) -> anyhow::Result<u64> {
+        self.tree.backing().compact(|steps| self.shelf.settle(steps))?;
         Ok(0)
     }
 

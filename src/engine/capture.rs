@@ -402,25 +402,30 @@ impl Capture<'_, '_> {
     /// What earlier runs left, was shown and still stands belongs to the result, and so does what those runs saw.
     fn carry(&mut self) -> anyhow::Result<()> {
         let Some(carried) = self.run.carried.take() else { return Ok(()) };
-        let removed: HashSet<&[u8]> = self
+        let removed: HashSet<Vec<u8>> = self
             .out
             .deeds
             .iter()
             .filter_map(|deed| match deed {
-                Deed::Remove { path, .. } => Some(path.as_slice()),
+                Deed::Remove { path, .. } => Some(path.clone()),
                 _ => None,
             })
             .collect();
         let mut stale = None;
         for (relative, output) in &carried.outputs {
             let path = join(self.engine.workspace(), relative);
-            if self.entries.contains_key(relative) || removed.contains(relative.as_slice()) {
+            if self.entries.contains_key(relative) || removed.contains(relative) {
                 continue;
             }
             let Some(attr) = self.tree.attr(&path)? else {
                 stale.get_or_insert_with(|| self.shown(&path));
                 continue;
             };
+            if let Output::File { digest, .. } = output
+                && let Err(error) = self.store_again(&path, digest)
+            {
+                self.out.doubts.push(format!("{} cannot be stored: {error:#}", self.shown(&path)));
+            }
             let entry = Entry { path: relative.clone(), output: output.clone(), modified: false };
             self.entries.insert(relative.clone(), (entry, attr.mtime));
         }

@@ -135,6 +135,8 @@ pub struct Engine<'s> {
     pub store: &'s Arc<Store>,
     /// The task.
     pub task: &'s Task,
+    /// Pruning might take away what is stored now: nothing new may rely on it.
+    pub unheld: bool,
 }
 
 /// Milliseconds since the epoch.

@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -146,11 +147,15 @@ pub struct PublishLock {
 
 /// Waits for the workspace's turn.
 pub fn lock(store: &Store, workspace: &[u8]) -> io::Result<PublishLock> {
-    // Lock files are never removed: a removed one could be locked by two at once.
     let name = Path::new("locks").join(Digest::of(workspace).to_string());
-    let file = store.open_lock_file(&name).map_err(io::Error::other)?;
-    file.lock()?;
-    Ok(PublishLock { _file: file })
+    loop {
+        let file = store.open_lock_file(&name).map_err(io::Error::other)?;
+        file.lock()?;
+        // Pruning removes the locks of workspaces that nobody knows any more: one without a name keeps nobody out.
+        if file.metadata()?.nlink() > 0 {
+            return Ok(PublishLock { _file: file });
+        }
+    }
 }
 
 impl Engine<'_> {

@@ -52,7 +52,10 @@ impl Store {
                 self.make_shelf(shelf)?;
             }
             match disk::rename_new(path_in_staging, &place) {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    self.placed.fetch_add(facts.size, Ordering::Relaxed);
+                    return Ok(());
+                }
                 // Somebody removed the empty directory.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match self.blob_facts(digest)? {

@@ -94,6 +94,7 @@ pub(crate) mod faults {
 pub(crate) struct Facts {
     pub is_file: bool,
     pub is_dir: bool,
+    pub inode: u64,
     pub size: u64,
     /// What it takes on the disk.
     pub disk_bytes: u64,
@@ -103,11 +104,19 @@ pub(crate) struct Facts {
     pub modified: SystemTime,
 }
 
+impl Facts {
+    /// When it got its name, bytes or attributes last.
+    pub fn changed(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(self.ctime_s.max(0).unsigned_abs())
+    }
+}
+
 impl From<fs::Metadata> for Facts {
     fn from(found: fs::Metadata) -> Facts {
         Facts {
             is_file: found.is_file(),
             is_dir: found.is_dir(),
+            inode: found.ino(),
             size: found.len(),
             disk_bytes: found.blocks().saturating_mul(512),
             mode: found.mode() & 0o7777,

@@ -80,6 +80,23 @@ pub enum StoreError {
         /// How long this process waited.
         waited_s: u64,
     },
+    /// Pruning did not let go of the store.
+    #[error(
+        "the cache {} is being pruned, and that did not let go for {waited_s} seconds; \
+         is a `wink cache` command stopped somewhere?", path.display()
+    )]
+    Pruning {
+        /// The cache directory.
+        path: PathBuf,
+        /// How long this process waited.
+        waited_s: u64,
+    },
+    /// Another process prunes the store.
+    #[error("another process is pruning the cache {}; try again when it is done", path.display())]
+    PrunedElsewhere {
+        /// The cache directory.
+        path: PathBuf,
+    },
     /// Another process may change what a mounted tree shows, and there can be only one.
     #[error("another process keeps what {} shows (its daemon, or a command that just ends); try again when it is done", root.display())]
     LayerInUse {

@@ -6,10 +6,11 @@
 //! Lock order: the connection's mutex is the only lock; it is never held while blobs are read or written.
 
 mod digests;
-mod insert;
+pub(crate) mod insert;
 mod keys;
 mod last;
-mod names;
+pub(crate) mod meta;
+pub(crate) mod names;
 mod runs;
 mod uses;
 

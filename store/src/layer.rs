@@ -75,6 +75,7 @@ pub struct LayerLog {
     layer: Digest,
     file: File,
     records: u64,
+    steps: u64,
     bytes: u64,
     last_check: Digest,
     /// Part of a record that could not be written may stand at the end.
@@ -107,7 +108,7 @@ impl Store {
             replace(self.dir(), &root_path, root).map_err(StoreError::disk("write", &root_path))?;
         }
 
-        let path = dir.join("log");
+        let path = self.layer_log(&layer);
         let mut file = disk::open_append(&path).map_err(StoreError::disk("open", &path))?;
         let bytes = disk::read(&mut file, u64::MAX).map_err(StoreError::disk("read", &path))?;
         let log = encoding::read_log(&bytes, &layer);
@@ -121,6 +122,7 @@ impl Store {
             layer,
             file,
             records: log.records,
+            steps: log.steps.len() as u64,
             bytes: log.length as u64,
             last_check: log.last_check,
             torn: log.length < bytes.len(),
@@ -171,19 +173,38 @@ impl Store {
         Ok(pinned)
     }
 
-    fn layer_dir(&self, layer: &Digest) -> PathBuf {
+    /// Whether a layer attaches a pack that cannot be read.
+    pub fn has_lost_packs(&self) -> Result<bool, StoreError> {
+        for layer in self.layers()? {
+            for step in self.steps_of(&layer)? {
+                let Step::Attach { pack, .. } = step else { continue };
+                match self.pack(&pack) {
+                    Ok(_) => {}
+                    Err(error) if error.is_damage() => return Ok(true),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    pub(crate) fn layer_dir(&self, layer: &Digest) -> PathBuf {
         self.dir().join(format::LAYERS).join(layer.to_string())
     }
 
+    pub(crate) fn layer_log(&self, layer: &Digest) -> PathBuf {
+        self.layer_dir(layer).join("log")
+    }
+
     /// All layers; names that are none are somebody else's.
-    fn layers(&self) -> Result<Vec<Digest>, StoreError> {
+    pub(crate) fn layers(&self) -> Result<Vec<Digest>, StoreError> {
         let shelf = self.dir().join(format::LAYERS);
         let paths = disk::list(&shelf).map_err(StoreError::disk("list", &shelf))?;
         Ok(paths.iter().filter_map(|path| path.file_name()?.to_str()?.parse().ok()).collect())
     }
 
     fn steps_of(&self, layer: &Digest) -> Result<Vec<Step>, StoreError> {
-        let bytes = read_if_there(&self.layer_dir(layer).join("log"), u64::MAX)?.unwrap_or_default();
+        let bytes = read_if_there(&self.layer_log(layer), u64::MAX)?.unwrap_or_default();
         Ok(encoding::read_log(&bytes, layer).steps)
     }
 
@@ -222,6 +243,7 @@ impl LayerLog {
             return Err(StoreError::disk("append to", self.path())(error));
         }
         self.records += 1;
+        self.steps += steps.len() as u64;
         self.bytes += record.len() as u64;
         self.last_check = check;
         Ok(())
@@ -239,12 +261,18 @@ impl LayerLog {
         }
         self.file = replace(&self.store, &self.path(), &bytes).map_err(StoreError::disk("replace", self.path()))?;
         (self.records, self.bytes, self.last_check, self.torn) = (records, bytes.len() as u64, last_check, false);
+        self.steps = steps.len() as u64;
         disk::sync_dir(&self.dir).map_err(StoreError::disk("write to disk the names in", &self.dir))
     }
 
     /// How many records there are.
     pub fn records(&self) -> u64 {
         self.records
+    }
+
+    /// How many steps are in them.
+    pub fn steps(&self) -> u64 {
+        self.steps
     }
 
     /// How many bytes they have.
@@ -279,7 +307,7 @@ fn blob(output: &Output) -> Option<Digest> {
 }
 
 /// The root that a layer's directory names, if it names any.
-fn read_root(dir: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+pub(crate) fn read_root(dir: &Path) -> Result<Option<Vec<u8>>, StoreError> {
     read_if_there(&dir.join("root"), PATH_BYTES_MAX as u64)
 }
 

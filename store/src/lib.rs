@@ -14,6 +14,8 @@
 //!   locks/<digest>             the program's own: held while a run publishes into one workspace
 //!   index.sqlite               records, traces, trees, what stands in which workspace, the digest cache (WAL)
 //!   index.lock                 held while the index is opened, made or set aside
+//!   gc.lock                      held by runs that rely on what is stored, shared; by pruning, alone
+//!   prune.lock                   held by the one process that prunes
 //!   index.damaged              a reader met damage: the next opening checks the whole index
 //! ```
 //!
@@ -47,6 +49,7 @@ mod error;
 #[cfg(test)]
 mod fault_tests;
 mod format;
+mod gc;
 mod index;
 pub mod layer;
 pub mod manifest;
@@ -61,11 +64,13 @@ pub mod trace;
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
 
 pub use codec::{DecodeError, EXPANDED_BYTES_MAX, PATH_BYTES_MAX, PATHS_MAX, TARGET_BYTES_MAX};
 pub use digest::{Digest, NotADigest};
 pub use error::StoreError;
 pub use format::FORMAT_VERSION;
+pub use gc::{Hold, Limits, Pruned, World};
 pub use index::{
     CachedDigest, FileId, FileStamp, HEADS_MAX, Hit, INLINE_BYTES_MAX, NAMES_BYTES_MAX, Names, Outcome, RunCounted,
     Runs, damaged_trace,
@@ -93,6 +98,8 @@ pub struct Store {
     notice: Option<String>,
     /// The name of the time since this machine was started, where the system has one.
     boot: Option<String>,
+    /// Bytes of blobs that this process placed and has not yet counted.
+    placed: AtomicU64,
     /// When that was, by today's clock.
     booted_at_s: Option<i64>,
 }
@@ -107,6 +114,7 @@ impl Store {
             connection: Mutex::new(connection),
             notice,
             boot: disk::boot_id(),
+            placed: AtomicU64::new(0),
             booted_at_s: disk::booted_at_s(),
         })
     }

@@ -11,6 +11,7 @@ use crate::digest::Digest;
 pub use output::DEPTH_MAX;
 pub(crate) use output::{check_list, check_path};
 pub use tree::Tree;
+pub(crate) use tree::node_refs;
 
 /// What is at one path after the run.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

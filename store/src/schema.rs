@@ -18,6 +18,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, ffi};
 
 use crate::blob::unique_name;
 use crate::error::StoreError;
+use crate::gc::DAY_MS;
+use crate::index::meta;
 use crate::{disk, format};
 
 /// The version of the tables below, kept in SQLite's `user_version`.
@@ -278,6 +280,8 @@ fn create(dir: &Path) -> Result<Connection, StoreError> {
         change.execute_batch(TABLES)?;
         change.execute_batch(MORE_TABLES)?;
         change.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        // Nothing in it is old or much for some time.
+        meta::set(&change, meta::DUE_MS, disk::now_ms() + DAY_MS)?;
         change.commit()?;
         Ok(index)
     };

@@ -67,6 +67,12 @@ impl Store {
         if is_new { self.thin_out_stamps() } else { Ok(()) }
     }
 
+    /// Forgets them all.
+    pub(crate) fn drop_stamps(&self) -> Result<(), StoreError> {
+        let shelf = self.dir().join(format::STAMPS);
+        disk::remove_tree(&shelf).map_err(StoreError::disk("remove", &shelf))
+    }
+
     fn thin_out_stamps(&self) -> Result<(), StoreError> {
         let shelf = self.dir().join(format::STAMPS);
         let failed = StoreError::disk("list", &shelf);

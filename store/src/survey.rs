@@ -11,7 +11,7 @@ use rusqlite::types::ValueRef;
 use crate::digest::Digest;
 use crate::disk::{self, Facts};
 use crate::error::StoreError;
-use crate::index::{HEAD, read_head};
+use crate::index::{HEAD, names, read_head};
 use crate::record::RecordHead;
 use crate::record::encoding::{decode_argv, details_digest};
 use crate::{Store, format, schema};
@@ -90,6 +90,12 @@ impl Store {
                 "SELECT ifnull(sum(length(bytes)), 0) FROM traces \
                  WHERE fingerprint IN (SELECT fingerprint FROM records WHERE usable = 1)",
             )?;
+            if names::are_there(&index)? {
+                sizes.entry_bytes += number(
+                    "SELECT ifnull(sum(length(bytes)), 0) FROM names \
+                     WHERE fingerprint IN (SELECT fingerprint FROM records WHERE usable = 1)",
+                )?;
+            }
             Ok(())
         };
         read().map_err(|error| self.index_error(error))?;
@@ -129,22 +135,20 @@ impl Store {
         read().map_err(|error| self.index_error(error))
     }
 
-    /// Every blob there is. What has a name that is no digest is none.
+    /// Every blob there is. What is no file, or has a name that is no digest, is none, and nothing is looked at through a link.
     pub(crate) fn blobs(&self) -> Result<Vec<(Digest, Facts)>, StoreError> {
         let mut found = Vec::new();
         let all = self.dir().join(format::BLOBS);
         for shelf in disk::list(&all).map_err(StoreError::disk("list", &all))? {
             let Some(first) = shelf.file_name().and_then(|name| name.to_str()).map(str::to_owned) else { continue };
-            let names = match disk::list(&shelf) {
-                // A file in its place: nothing is in it.
-                Err(error) if error.kind() == io::ErrorKind::NotADirectory => continue,
-                result => result.map_err(StoreError::disk("list", &shelf))?,
-            };
-            for path in names {
+            if !look(&shelf)?.is_some_and(|facts| facts.is_dir) {
+                continue;
+            }
+            for path in disk::list(&shelf).map_err(StoreError::disk("list", &shelf))? {
                 let rest = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
                 let Ok(digest) = format!("{first}{rest}").parse() else { continue };
                 // One that has gone meanwhile is none.
-                found.extend(look(&path)?.map(|facts| (digest, facts)));
+                found.extend(look(&path)?.filter(|facts| facts.is_file).map(|facts| (digest, facts)));
             }
         }
         Ok(found)

@@ -3,16 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::common::{World, simple, strs};
-
-fn wink(world: &World, args: &[&str]) -> String {
-    let run = world.call().wink(args);
-    assert_eq!((run.code, run.err().as_str()), (0, ""), "{run:?}");
-    run.out()
-}
-
-fn object(world: &World, args: &[&str]) -> Value {
-    serde_json::from_str(&wink(world, args)).unwrap()
-}
+use crate::{object, wink};
 
 #[test]
 fn a_cache_that_is_not_there_has_nothing_and_is_not_made() {

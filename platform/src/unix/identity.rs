@@ -55,6 +55,11 @@ pub fn free_bytes(path: &Path) -> Option<u64> {
     rustix::fs::statvfs(path).ok().map(|space| space.f_bavail.saturating_mul(space.f_frsize))
 }
 
+/// Bytes that the disk of a path has.
+pub fn disk_bytes(path: &Path) -> Option<u64> {
+    rustix::fs::statvfs(path).ok().map(|space| space.f_blocks.saturating_mul(space.f_frsize))
+}
+
 /// Makes the file system of `root` hand over what programs wrote through mapped memory, and tells whether it still answers.
 pub fn write_back(root: &OwnedFd) -> io::Result<()> {
     rustix::fs::syncfs(root.as_fd())?;

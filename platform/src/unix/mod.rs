@@ -23,6 +23,7 @@ pub mod mount_users;
 pub mod mount_ways;
 pub mod mounts;
 pub mod place;
+pub mod priority;
 pub mod probe;
 pub mod real_dir;
 pub mod real_file;

@@ -125,13 +125,14 @@ pub fn run(args: &StatsArgs, config: &Config) -> anyhow::Result<String> {
     let mut statistics = Statistics {
         dir: config.store_dir()?.to_string_lossy().into_owned(),
         sizes: Sizes::default(),
-        max_size: config.max_size.value,
+        max_size: super::bytes(config.max_size.value, config.store_dir()?),
         last_pruned: None,
         all: Sums::default(),
         workspaces: Vec::new(),
     };
     if let Some(store) = present(config)? {
         statistics.sizes = store.sizes()?;
+        statistics.last_pruned = store.last_pruned()?;
         let mut workspaces = BTreeMap::<Vec<u8>, Sums>::new();
         for runs in store.counted()? {
             if here.as_ref().is_none_or(|here| *here == runs.workspace) {

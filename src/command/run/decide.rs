@@ -162,7 +162,8 @@ fn look(
     if let Some(reason) = unread {
         return Ok(first(reason));
     }
-    let engine = Engine { store: &store, task };
+    let _hold = store.hold()?;
+    let engine = Engine { store: &store, task, unheld: false };
     let mut tree = Tree::new(&store, task.mount.as_ref())?;
     let standing = own_outputs(&engine, &mut tree)?;
     let mut foreseen = match decide(&engine, &mut tree, &standing)? {

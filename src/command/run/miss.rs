@@ -13,11 +13,13 @@ use wink_store::{Captured, Digest, Output, Record, RecordHead, RecordId};
 use wink_store::{Store, StoreError};
 
 use super::{Asked, Missed, Why, count, native, not_started};
+use crate::command::cache::prune::{is_tending_due, start_tending};
 use crate::engine::capture::Harvest;
 use crate::engine::detect::{Attempt, Ended};
 use crate::engine::publish::lock;
 use crate::engine::tree::Tree;
 use crate::engine::{Engine, Input, Task, now_ms};
+use crate::outer;
 use crate::report::{Class, Report, Status};
 
 /// How many survivors are named in the one line.
@@ -26,16 +28,23 @@ const NAMED_MAX: usize = 3;
 /// Everything the engine process does.
 pub fn engine(asked: &Asked, task: &Task, dir: &Path, missed: Missed, announcer: Announcer) {
     let code = match Store::open(dir).map(Arc::new).context("the cache cannot be opened") {
-        Ok(store) => match run(asked, &Engine { store: &store, task }, missed) {
+        Ok(store) => match run(asked, &Engine { store: &store, task, unheld: false }, missed) {
             Ok(Done { report, outlived }) => {
                 let code = asked.deliver(report);
-                match outlived {
-                    Some(ended) => {
-                        announcer.stays(code);
-                        return ended.stay(&Engine { store: &store, task });
+                let tend = is_to_be_tended(asked, task, &store);
+                if tend || outlived.is_some() {
+                    // Whoever waits for the command waits for nothing of this.
+                    announcer.stays(code);
+                    if tend {
+                        // What fails here the next miss tries again.
+                        let _ = start_tending(&store, asked.limits);
                     }
-                    None => code,
+                    if let Some(ended) = outlived {
+                        ended.stay(&Engine { store: &store, task, unheld: false });
+                    }
+                    return;
                 }
+                code
             }
             Err(Trouble::BeforeTheCommand(error)) => {
                 let why = Why { class: Class::NotWatched, reason: crate::explain(&error), store: Some(dir) };
@@ -59,6 +68,12 @@ pub fn engine(asked: &Asked, task: &Task, dir: &Path, missed: Missed, announcer:
         }
     };
     announcer.ended(code);
+}
+
+/// Something was stored: if there is too much by now, or it is time, that is looked after in the background. Not from within another task,
+/// whose process it would be.
+fn is_to_be_tended(asked: &Asked, task: &Task, store: &Store) -> bool {
+    outer::of_run(&task.workspace).is_none() && is_tending_due(store, asked.limits).unwrap_or(false)
 }
 
 fn fall_back(asked: &Asked, task: &Task, why: Why<'_>) -> i32 {
@@ -138,11 +153,17 @@ fn after<'s>(
     // One publishes at a time: what is checked against the workspace must still be so when it is written. Without the lock (a
     // full disk) it is published all the same, and not recorded.
     let turn = lock(store, engine.workspace());
+    // What is stored now stays until it is published and recorded. Without that it is published past the cache.
+    let hold = store.hold();
+    let engine = &Engine { unheld: hold.is_err(), ..*engine };
     let mut harvest = ended.harvest(engine, &mut tree)?;
     let printed = Captured { pieces: std::mem::take(&mut ended.finished().pieces) };
     harvest.doubts.extend(read);
     if let Err(error) = &turn {
         harvest.doubts.push(format!("the workspace could not be locked: {error}"));
+    }
+    if let Err(error) = &hold {
+        harvest.doubts.push(error.to_string());
     }
     let published = ended.publish(engine, &mut harvest, &mut tree);
     tree.save();
@@ -163,7 +184,7 @@ fn after<'s>(
     report.bound_to_root = harvest.bound_workspace;
     let tainted = harvest.tainted;
     let mended = harvest.changed_ignored.as_deref().map(|path| String::from_utf8_lossy(path).into_owned());
-    if asked.args.policy().local.write {
+    if asked.args.policy().local.write && hold.is_ok() {
         let listings = std::mem::take(&mut harvest.listings);
         let record = record(task, harvest, printed, code, report.command_ms, usable);
         report.output_bytes = record.head.output_bytes;
@@ -181,6 +202,7 @@ fn after<'s>(
             }
         }
     }
+    drop(hold);
     // What runs left that were killed: nobody else looks for it. Failing is harmless: the next run tries again.
     let _ = store.sweep_staging();
     if report.reason.is_none()

@@ -151,7 +151,7 @@ impl Capture<'_, '_> {
 
     /// Makes blobs of all staged files at once, on several threads. What fails is tried again alone, and told then.
     pub(super) fn adopt_all(&mut self, changes: &[Changed]) {
-        if self.run.live {
+        if self.run.live || self.engine.unheld {
             return;
         }
         let mut staged: Vec<StagedId> = changes
@@ -193,6 +193,7 @@ impl Capture<'_, '_> {
     }
 
     fn adopt_one(&mut self, staged: &Path) -> anyhow::Result<(Digest, u64)> {
+        anyhow::ensure!(!self.engine.unheld, "the cache is being pruned, and that does not let go");
         let (workspace, home) = (self.engine.workspace().to_vec(), self.home());
         let needles: Vec<&[u8]> = [workspace.as_slice()].into_iter().chain(home.as_deref()).collect();
         let adopted = adopt(self.engine.store, staged, &needles)?;
@@ -215,6 +216,17 @@ impl Capture<'_, '_> {
         copy.clone_all(&source)?;
         drop(copy);
         self.adopt_one(&self.run.backing.staged_path(staged)?)
+    }
+
+    /// Makes sure that the store has what an untouched output of an earlier run holds: pruning may have taken it.
+    pub(super) fn store_again(&mut self, path: &[u8], digest: &Digest) -> anyhow::Result<()> {
+        if self.engine.store.blob_path(digest).exists() {
+            return Ok(());
+        }
+        let file = self.tree.ground().open(path)?;
+        let (stored, _) = self.adopt_copy(file.into())?;
+        anyhow::ensure!(stored == *digest, "it changed while the command ran");
+        Ok(())
     }
 
     fn home(&self) -> Option<Vec<u8>> {

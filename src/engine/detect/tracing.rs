@@ -121,6 +121,8 @@ impl Ended for Viewed {
         let published = std::mem::take(&mut ran.published);
         let publish = || -> anyhow::Result<()> {
             let _turn = lock(engine.store, engine.workspace())?;
+            let hold = engine.store.hold();
+            let engine = &Engine { unheld: hold.is_err(), ..*engine };
             let view = ran.view.inner();
             let mut tree = Tree::new(engine.store, engine.task.mount.as_ref())?;
             let run = Yield {

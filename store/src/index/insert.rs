@@ -9,11 +9,12 @@
 //! else's files.
 
 use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
-use super::row_by_id;
 use super::uses::use_record;
+use super::{meta, row_by_id};
 use crate::Store;
 use crate::digest::Digest;
 use crate::error::StoreError;
@@ -37,15 +38,25 @@ struct Prepared<'a> {
     boot: String,
 }
 
+impl Prepared<'_> {
+    /// What the index grows by, if all of it is new.
+    fn row_bytes(&self) -> u64 {
+        let inline = if self.captured.len() <= INLINE_BYTES_MAX { self.captured.len() } else { 0 };
+        (self.trace.len() + self.times.len() + self.argv.len() + inline) as u64
+    }
+}
+
 impl Store {
     /// Stores a sealed record, whose blobs must be in place. If a usable record of the same task key, fingerprint, bindings
     /// and depth is there, the first one wins and its identity is returned; with `replace` the new one takes its place.
     pub fn insert(&self, record: &Record, replace: bool) -> Result<RecordId, StoreError> {
         let prepared = self.prepare(record)?;
+        let placed = self.placed.swap(0, Ordering::Relaxed);
         let mut index = self.index();
         let mut work = || -> Result<RecordId, rusqlite::Error> {
             let change = index.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let id = insert(&change, &prepared, replace)?;
+            meta::add(&change, meta::ADDED, placed + prepared.row_bytes())?;
             change.commit()?;
             Ok(id)
         };
@@ -65,19 +76,20 @@ impl Store {
         if !sealed {
             return Err(StoreError::Unstorable { detail: "it was changed after it was sealed".to_owned() });
         }
-        if captured.len() > INLINE_BYTES_MAX {
+        if captured.len() > INLINE_BYTES_MAX && head.usable {
             self.put(&captured)?;
         }
-        let mut young = self.boot.is_some();
+        // One that is of no use needs no blobs: it only tells what it left.
+        let mut young = self.boot.is_some() && head.usable;
         let mut known = HashSet::new();
-        for entry in &record.outputs.entries {
+        for entry in record.outputs.entries.iter().filter(|_| head.usable) {
             if let Output::File { digest, size, .. } = entry.output
                 && known.insert((digest, size))
             {
                 young &= self.expect_blob(&digest, Some(size))?;
             }
         }
-        if captured.len() > INLINE_BYTES_MAX {
+        if captured.len() > INLINE_BYTES_MAX && head.usable {
             young &= self.expect_blob(&captured_digest, Some(captured.len() as u64))?;
         }
         let boot = self.boot.clone().filter(|_| young).unwrap_or_default();
@@ -233,7 +245,7 @@ fn retire_or_remove(change: &Connection, head: &RecordHead) -> Result<(), rusqli
     }
 }
 
-fn demote(change: &Connection, head: &RecordHead) -> Result<(), rusqlite::Error> {
+pub(crate) fn demote(change: &Connection, head: &RecordHead) -> Result<(), rusqlite::Error> {
     let Some(Ok(row)) = row_by_id(change, &head.id)? else { return Ok(()) };
     let unusable = RecordHead { usable: false, ..row.head };
     let seal = unusable.seal_with(&row.captured, &row.details);
@@ -243,7 +255,7 @@ fn demote(change: &Connection, head: &RecordHead) -> Result<(), rusqlite::Error>
         .map(drop)
 }
 
-pub(super) fn remove(change: &Connection, id: &RecordId) -> Result<(), rusqlite::Error> {
+pub(crate) fn remove(change: &Connection, id: &RecordId) -> Result<(), rusqlite::Error> {
     delete_row(change, id)?;
     change.prepare_cached("DELETE FROM last WHERE record_id = ?1")?.execute([&id.0.0[..]]).map(drop)
 }

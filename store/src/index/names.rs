@@ -6,8 +6,9 @@
 //! ```
 //! The table is made when it is first needed, so an index that has none is as good, and a trigger removes a row with its trace.
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
+use super::meta;
 use crate::Store;
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::digest::Digest;
@@ -44,17 +45,15 @@ impl Store {
                     "INSERT OR IGNORE INTO names (fingerprint, bytes) \
                      SELECT ?1, ?2 WHERE EXISTS (SELECT 1 FROM traces WHERE fingerprint = ?1)",
                 )?
-                .execute(params![&fingerprint.0[..], bytes])
-                .map(drop)
+                .execute(params![&fingerprint.0[..], bytes])?;
+            meta::add(change, meta::ADDED, bytes.len() as u64)
         })
     }
 
     /// The names behind the listings of a trace, by the digest of each; none where they were not kept, or are damaged.
     pub fn names(&self, fingerprint: &Digest) -> Result<Vec<(Digest, Names)>, StoreError> {
         let index = self.index();
-        let there =
-            index.query_row("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'names'", [], |_| Ok(()));
-        if there.optional().map_err(|error| self.index_error(error))?.is_none() {
+        if !are_there(&index).map_err(|error| self.index_error(error))? {
             return Ok(Vec::new());
         }
         let bytes = index
@@ -67,6 +66,11 @@ impl Store {
             .map_err(|error| self.index_error(error))?;
         Ok(bytes.flatten().and_then(|bytes| decode(&bytes).ok()).unwrap_or_default())
     }
+}
+
+/// Whether there is a table of them.
+pub(crate) fn are_there(index: &Connection) -> Result<bool, rusqlite::Error> {
+    index.prepare_cached("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'names'")?.exists([])
 }
 
 fn encode(listings: Vec<Names>) -> Vec<u8> {

@@ -155,6 +155,17 @@ fn write_name(out: &mut Writer, entry: Option<&Entry>, child: Option<&Digest>) {
     }
 }
 
+/// The blobs that one node names, and the nodes below it.
+pub(crate) fn node_refs(bytes: &[u8]) -> Result<(Vec<Digest>, Vec<Digest>), DecodeError> {
+    let (mut entries, mut pending) = (Vec::new(), Vec::new());
+    read_node(bytes, b"", 0, &mut Budget::new(), &mut entries, &mut pending)?;
+    let blobs = entries.iter().filter_map(|entry| match entry.output {
+        Output::File { digest, .. } => Some(digest),
+        _ => None,
+    });
+    Ok((blobs.collect(), pending.into_iter().map(|(_, digest, _)| digest).collect()))
+}
+
 /// Reads one node: its outputs go to `entries`, the directories below it to `pending`.
 fn read_node(
     bytes: &[u8],

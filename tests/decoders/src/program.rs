@@ -224,6 +224,7 @@ pub fn protocol_seeds() -> Vec<Vec<u8>> {
         Request::Find { dev: 1 },
         Request::Attach { root: root.clone(), remove: vec![Text(b"a/b".to_vec())], pack },
         Request::Mend { root: root.clone() },
+        Request::Settle { root: root.clone() },
         Request::Materialize { root: root.clone(), path: Vec::new() },
     ];
     let mount = MountStatus { dir: "/work".into(), private: false, dev: 7, view_files: 1, view_bytes: 2, nodes: 3 };
