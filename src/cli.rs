@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueHint};
 use wink_platform::unix::stdin;
 
 use crate::command::cache::CacheCommand;
@@ -73,6 +73,12 @@ pub enum Command {
     Config(ConfigCommand),
     /// Say what this machine, this cache and this configuration allow, what a lack costs and how to mend it
     Doctor(DoctorArgs),
+    /// Print the manual page, or write a page for each subcommand into a directory
+    Man {
+        /// The directory
+        #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+        dir: Option<PathBuf>,
+    },
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -101,11 +107,14 @@ pub struct TraceArgs {
     #[arg(long, conflicts_with = "html")]
     pub json: bool,
     /// Write one page about the tasks of this workspace to FILE, to be looked at in a browser; - is standard output
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub html: Option<PathBuf>,
     /// The record, by the first digits of its name [default: the last run in this workspace]; two are compared
-    #[arg(value_name = "RECORD", num_args = 0..=2)]
+    #[arg(value_name = "RECORD", num_args = 0..=2, value_hint = ValueHint::Other)]
     pub records: Vec<String>,
+    /// Print the records that could be named, for completion
+    #[arg(long, hide = true)]
+    pub names: bool,
 }
 
 /// `wink run`.
@@ -125,7 +134,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub dry_run: bool,
     /// Write what happened to FILE as one JSON object
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub json: Option<PathBuf>,
     /// Print nothing of wink's own
     #[arg(long)]
@@ -154,7 +163,7 @@ pub struct ExplainArgs {
 #[derive(Clone, Debug, Default, Args)]
 pub struct TaskArgs {
     /// Run the command in DIR
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub cwd: Option<PathBuf>,
     /// Let the value of this environment variable decide, even if it is normally ignored
     #[arg(long, value_name = "NAME")]
@@ -187,7 +196,7 @@ pub struct TaskArgs {
     #[arg(long)]
     pub no_daemon: bool,
     /// The command and its arguments
-    #[arg(value_name = "COMMAND", trailing_var_arg = true)]
+    #[arg(value_name = "COMMAND", trailing_var_arg = true, value_hint = ValueHint::CommandWithArguments)]
     pub command: Vec<OsString>,
 }
 

@@ -36,6 +36,7 @@ mod command {
     pub mod doctor;
     pub mod explain;
     pub mod mount;
+    pub mod pages;
     pub mod run;
     pub mod sh;
     pub mod trace;
@@ -45,7 +46,6 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::CommandFactory;
 
 use cli::{Cli, Command, ConfigCommand, EXIT_FAILURE, EXIT_OWN_FAILURE, RunArgs};
 use config::Config;
@@ -63,12 +63,16 @@ pub fn main() -> ExitCode {
             Err(error) => print(Err(error)),
         },
         Ok(Cli { command: Command::Cache(command) }) => {
+            progress::allow();
             match revive().and_then(|()| command::cache::run(&command, here)) {
                 Ok((text, code)) => print(Ok(text)).max(code),
                 Err(error) => print(Err(error)),
             }
         }
-        Ok(Cli { command }) => print(revive().and_then(|()| answer(command))),
+        Ok(Cli { command }) => {
+            progress::allow();
+            print(revive().and_then(|()| answer(command)))
+        }
         Err(refusal) if refusal.exit_code == 0 => print(Ok(refusal.text)),
         Err(refusal) => {
             let _ = std::io::stderr().write_all(refusal.text.as_bytes());
@@ -81,6 +85,9 @@ pub fn main() -> ExitCode {
 
 /// `wink run`: whatever goes wrong on wink's side is one line, a report where one was asked for, and exit code 125.
 fn run(args: RunArgs) -> i32 {
+    if !args.quiet {
+        progress::allow();
+    }
     if let Some(notice) = args.notice().filter(|_| !args.quiet) {
         complain(notice);
     }
@@ -126,11 +133,8 @@ fn answer(command: Command) -> anyhow::Result<String> {
         )),
         Command::Config(ConfigCommand::Show { json: true }) => Ok(format!("{:#}\n", here()?.show_json())),
         Command::Config(ConfigCommand::Show { json: false }) => Ok(here()?.show()),
-        Command::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "wink", &mut script);
-            Ok(String::from_utf8_lossy(&script).into_owned())
-        }
+        Command::Completions { shell } => Ok(command::pages::completions(shell)),
+        Command::Man { dir } => command::pages::man(dir.as_deref()),
         Command::Unmount(args) => command::mount::unmount(&args),
         Command::Materialize(args) => command::mount::materialize(&args),
         Command::Status { json } => command::mount::status(json),
@@ -175,5 +179,6 @@ fn explain(error: &anyhow::Error) -> String {
 
 /// One line on standard error; nobody may be listening.
 fn complain(line: &str) {
+    progress::clear();
     let _ = writeln!(std::io::stderr(), "wink: {line}");
 }

@@ -232,6 +232,7 @@ impl Report {
     /// Says everything: the line on standard error unless `quiet`, and the object to `json`. Only the latter can fail.
     pub fn deliver(&self, quiet: bool, json: Option<&Path>) -> anyhow::Result<()> {
         if !quiet {
+            crate::progress::clear();
             say(&self.line_in(colours()));
         }
         match json {

@@ -24,6 +24,7 @@ use crate::config::Config;
 use crate::daemon::client::{Client, Ended};
 use crate::daemon::protocol::{MountStatus, Reply, Request, Status};
 use crate::mounted::{Mount, replay};
+use crate::progress::waiting;
 use crate::shelf::StoreShelf;
 use crate::workspace;
 
@@ -33,6 +34,8 @@ const NOTICE_TIMEOUT: Duration = Duration::from_secs(5);
 const NOTICE_POLL: Duration = Duration::from_millis(5);
 /// How long a child may take to mount in its namespace.
 const ENTER_TIMEOUT: Duration = Duration::from_secs(20);
+/// What is said while views are made real, if that takes long.
+const MAKING_REAL: &str = "making views real";
 /// How many processes are named in one line.
 const NAMED_MAX: usize = 5;
 
@@ -40,6 +43,7 @@ const NAMED_MAX: usize = 5;
 #[derive(Debug, clap::Args)]
 pub struct MountArgs {
     /// The directory [default: the workspace that the current directory lies in]
+    #[arg(value_hint = clap::ValueHint::DirPath)]
     pub dir: Option<PathBuf>,
     /// Mount for one command only, in a namespace of its own: needs neither privileges nor fusermount3
     #[arg(long, requires = "command")]
@@ -56,6 +60,7 @@ pub struct MountArgs {
 #[derive(Debug, clap::Args)]
 pub struct UnmountArgs {
     /// The directory [default: the mounted one that the current directory lies in]
+    #[arg(value_hint = clap::ValueHint::DirPath)]
     pub dir: Option<PathBuf>,
     /// Make every view a real file first, so that nothing goes out of sight
     #[arg(long)]
@@ -69,6 +74,7 @@ pub struct UnmountArgs {
 #[derive(Debug, clap::Args)]
 pub struct MaterializeArgs {
     /// Files and directories [default: the current directory]
+    #[arg(value_hint = clap::ValueHint::AnyPath)]
     pub paths: Vec<PathBuf>,
     /// Print JSON
     #[arg(long)]
@@ -246,7 +252,7 @@ pub fn unmount(args: &UnmountArgs) -> anyhow::Result<String> {
         true => {
             let request = Request::Materialize { root: dir.as_os_str().as_bytes().to_vec(), path: Vec::new() };
             let client = Client::running(&store)?.with_context(|| not_served(&store, &dir))?;
-            Some(client.do_it(&request, &[])?)
+            Some(waiting(MAKING_REAL, || client.do_it(&request, &[]))?)
         }
         false => None,
     };
@@ -335,7 +341,8 @@ pub fn make_real_in(store_dir: &Path, path: &Path) -> anyhow::Result<u64> {
     for mounted in served(store_dir)? {
         if let Some(path) = below(Path::new(&mounted.dir)) {
             let request = Request::Materialize { root: mounted.dir.into_bytes(), path };
-            return Client::connect(store_dir)?.do_it(&request, &[]);
+            let client = Client::connect(store_dir)?;
+            return waiting(MAKING_REAL, || client.do_it(&request, &[]));
         }
     }
     if let Some(dead) = mounts()?.into_iter().find(|mounted| path.starts_with(&mounted.dir) && is_dead(&mounted.dir)) {
@@ -350,7 +357,7 @@ pub fn make_real_in(store_dir: &Path, path: &Path) -> anyhow::Result<u64> {
         let layer = replay(&steps, &shelf, |lost| anyhow::bail!("{lost}"))?;
         let mount = Mount { root: dir.to_owned(), lower: open_dir(dir)? };
         let layered = mount.writable(shelf, layer)?;
-        return Ok(layered.materialize(&path).map_err(crate::mounted::error)?);
+        return Ok(waiting(MAKING_REAL, || layered.materialize(&path)).map_err(crate::mounted::error)?);
     }
     bail!("it lies in no directory that was ever mounted with the cache {}", store_dir.display())
 }

@@ -59,6 +59,9 @@ struct Archive {
 /// Runs the subcommand; what it returns is printed.
 pub fn run(args: &TraceArgs) -> anyhow::Result<String> {
     let archive = Archive::open()?;
+    if args.names {
+        return names(&archive);
+    }
     let named = args.records.iter().map(|prefix| by_prefix(&archive.store, prefix));
     let named: Vec<RecordId> = named.collect::<anyhow::Result<_>>()?;
     if let Some(file) = &args.html {
@@ -137,6 +140,17 @@ impl Archive {
         }
         Ok(sizes)
     }
+}
+
+/// The records of the workspace's tasks, one a line: its first digits, a tab, its command.
+fn names(archive: &Archive) -> anyhow::Result<String> {
+    let mut out = String::new();
+    for id in archive.store.last_runs(archive.workspace.as_os_str().as_encoded_bytes())? {
+        let words = archive.store.argv(&id).unwrap_or_default();
+        let words: Vec<_> = words.iter().map(|word| String::from_utf8_lossy(word)).collect();
+        let _ = writeln!(out, "{}\t{}", id.0.short(), one_line(&words.join(" ")));
+    }
+    Ok(out)
 }
 
 /// The one record whose name begins so.

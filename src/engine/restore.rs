@@ -22,6 +22,7 @@ use super::attach::{Clock, Piece};
 use super::own::Standing;
 use super::tree::{Tree, VIRTUAL, os};
 use crate::mounted::Mount;
+use crate::progress::{doing, done};
 use crate::report::RestoredAs;
 
 /// Threads that place files: the disk and the kernel do most of the work.
@@ -236,10 +237,14 @@ impl Engine<'_> {
             }
         }
         let times = Spread::new(plan, &files, newest_input);
+        let _doing = doing("restoring outputs", Some(files.len() as u64));
         let place = |index: &usize| -> anyhow::Result<Option<Placed>> {
             let entry = &entries[*index];
-            self.place(placer, entry, times.time(*index))
-                .with_context(|| format!("cannot write {}", os(&entry.path).display()))
+            let placed = self
+                .place(placer, entry, times.time(*index))
+                .with_context(|| format!("cannot write {}", os(&entry.path).display()))?;
+            done(1, if let Output::File { size, .. } = entry.output { size } else { 0 });
+            Ok(placed)
         };
         let placed = in_parallel(&files, &place)?;
         for index in dirs.iter().rev() {

@@ -440,6 +440,7 @@ pub fn hash_sized(file: &mut impl Read, size: usize, needles: &[&[u8]]) -> io::R
             Err(error) => return Err(error),
         };
         hasher.update(&buffer[kept..kept + count]);
+        crate::progress::done(0, count as u64);
         let filled = kept + count;
         for (found, finder) in found.iter_mut().zip(&finders) {
             *found = *found || finder.find(&buffer[..filled]).is_some();
@@ -448,6 +449,7 @@ pub fn hash_sized(file: &mut impl Read, size: usize, needles: &[&[u8]]) -> io::R
         kept = overlap.min(filled);
         buffer.copy_within(filled - kept..filled, 0);
     }
+    crate::progress::done(1, 0);
     Ok(Hashed { digest: hasher.finalize().into(), found })
 }
 

@@ -90,7 +90,7 @@ pub trait World: Sync {
     fn step_back(&self) {}
 
     /// Something is done, of so much.
-    fn progress(&self, _what: &str, _done: u64, _all: u64) {}
+    fn progress(&self, _what: &'static str, _done: u64, _all: u64) {}
 }
 
 /// What pruning came to.

@@ -8,17 +8,17 @@ use wink_platform::unix::priority;
 use wink_store::{Output, World};
 
 use crate::engine::tree::os;
-use crate::progress::Progress;
+use crate::progress;
 
 /// See [`World`].
 pub struct Outside {
-    progress: Progress,
+    _doing: progress::Doing,
 }
 
 impl Outside {
     /// Shows progress on a terminal.
     pub fn new() -> Outside {
-        Outside { progress: Progress::new() }
+        Outside { _doing: progress::doing("looking at the cache", None) }
     }
 }
 
@@ -50,8 +50,8 @@ impl World for Outside {
         priority::lower_thread();
     }
 
-    fn progress(&self, what: &str, done: u64, all: u64) {
-        self.progress.show(what, done, all);
+    fn progress(&self, what: &'static str, done: u64, all: u64) {
+        progress::at(what, done, all);
     }
 }
 

@@ -17,6 +17,7 @@ use crate::engine::tree::Tree;
 use crate::engine::{Engine, Task};
 use crate::outer;
 use crate::package::excluded;
+use crate::progress::doing;
 use crate::report::{Class, Difference, Status};
 
 /// Why a run inside another one is a plain part of it.
@@ -74,6 +75,7 @@ pub struct Hit {
 
 /// Looks the task up. Of a record that holds and cannot be restored the reason is told: then it is a miss.
 pub fn decide(engine: &Engine<'_>, tree: &mut Tree<'_>, standing: &Standing) -> anyhow::Result<Decision> {
+    let _doing = doing("reading inputs", None);
     let mut found = engine.lookup(tree, standing)?;
     let Some((head, observations)) = found.hit.take() else { return Ok(Decision::Miss(Box::new(found))) };
     found.difference = None;
@@ -97,6 +99,7 @@ pub fn decide(engine: &Engine<'_>, tree: &mut Tree<'_>, standing: &Standing) -> 
 
 /// What stands in the workspace of earlier runs.
 pub fn own_outputs(engine: &Engine<'_>, tree: &mut Tree<'_>) -> anyhow::Result<Standing> {
+    let _doing = doing("reading earlier outputs", None);
     Ok(match engine.task.settings.own {
         Own::Observe => Standing::default(),
         Own::Carry | Own::Hide => standing(&left(engine.store, &engine.task.keys.own)?, engine.workspace(), tree)?,

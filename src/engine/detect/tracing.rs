@@ -75,7 +75,9 @@ impl Ended for Viewed {
             backing: view.backing().real(),
             live: !ran.finished.survivors.is_empty(),
         };
+        let doing = crate::progress::doing("recording what it read and wrote", None);
         let mut harvest = engine.capture(run, tree);
+        drop(doing);
         if let Some(doubt) = ran.doubt.take() {
             harvest.doubts.insert(0, doubt);
         }
