@@ -27,6 +27,7 @@ fn keys() -> Vec<(&'static str, &'static str, Value, &'static str, &'static str,
         ("env.include", "env.include", json!(["A"]), "WINK_ENV_INCLUDE", "B", json!(["B"])),
         ("ignore", "ignore", json!(["*.log"]), "WINK_IGNORE", "*.tmp", json!(["*.tmp"])),
         ("scratch", "scratch", json!(["s"]), "WINK_SCRATCH", "t", json!(["t"])),
+        ("transport", "transport", json!("uring"), "WINK_TRANSPORT", "classic", json!("classic")),
         ("transport", "transport", json!("classic"), "WINK_TRANSPORT", "uring", json!("uring")),
     ]
 }

@@ -157,6 +157,8 @@ fn what_is_wrong_with_the_configuration() {
     let found = checks(&said);
     assert_eq!(found["configuration"]["outcome"], "lack");
     assert_eq!(found["configuration"]["found"], "WINK_SCOPES is not used; did you mean WINK_SCOPE?");
+    world.write("wink.toml", "transport = \"uring\"\n");
+    agrees(&world, |call| call, &command);
     world.write("wink.toml", "own = \"hid\"\n");
     let (said, code) = doctor(world.call());
     assert_eq!(code, 1);

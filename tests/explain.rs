@@ -174,6 +174,9 @@ fn settings_of_the_workspace() {
     agrees(&world, plain, &[], &names_it).1.miss();
     agrees(&world, plain, &[], &names_it).1.hit();
     world.remove("out");
+    // A miss where the kernel offers it, uncached where it does not: either way what the run then shows.
+    world.write("wink.toml", "transport = \"uring\"\n");
+    agrees(&world, plain, &[], &["/bin/sh", "-c", "cat source.txt > copy"]);
     world.write("wink.toml", "ignore = [\"noise\"]\n");
     agrees(&world, plain, &[], &names_it).1.miss();
     world.write("noise", "x");

@@ -88,6 +88,7 @@ fn every_variable_works() {
         .set("WINK_ENV_INCLUDE", "C")
         .set("WINK_IGNORE", "*.log")
         .set("WINK_SCRATCH", "~/.x")
+        .set("WINK_TRANSPORT", "classic")
         .set("WINK_TASK", "[{\"match\": \"make*\", \"cacheFailures\": false}]");
     let config = place.load().unwrap();
     let of_variables = config.origins().iter().filter(|origin| matches!(origin, Origin::Environment(_))).count();

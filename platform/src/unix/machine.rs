@@ -78,7 +78,8 @@ pub fn no_uring() -> Option<String> {
     let read = |path: &str| fs::read_to_string(path).map(|text| text.trim().to_owned()).ok();
     match read("/sys/module/fuse/parameters/enable_uring").as_deref() {
         Some("Y" | "1") => {}
-        Some(_) => return Some("/sys/module/fuse/parameters/enable_uring is N".to_owned()),
+        // In the words in which a view says it.
+        Some(_) => return Some("the kernel does not offer it (module parameter enable_uring of fuse)".to_owned()),
         None => return Some("this kernel was built without it (CONFIG_FUSE_IO_URING)".to_owned()),
     }
     match read("/proc/sys/kernel/io_uring_disabled").as_deref() {

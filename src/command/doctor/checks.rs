@@ -8,6 +8,7 @@ use wink_platform::unix::{identity, probe};
 use wink_store::Store;
 
 use super::{Check, Here};
+use crate::config::Transport;
 use crate::engine::session::too_few_descriptors;
 use crate::report::human_bytes;
 use crate::workspace::Because;
@@ -22,7 +23,7 @@ pub fn all(here: &Here) -> Vec<Check> {
     let aside = std::env::temp_dir();
     let place = if here.workspace.parent().is_some() { &here.workspace } else { &aside };
     checks.push(view(place, checks.iter().all(|check| check.outcome == super::Outcome::Ok)));
-    checks.extend([pivot_root(&aside), open_files(), passthrough(), io_uring(), fusermount()]);
+    checks.extend([pivot_root(&aside), open_files(), passthrough(), io_uring(here), fusermount()]);
     checks.push(workspace(here));
     checks.extend(configuration(here));
     if let Some(store) = &here.store {
@@ -100,15 +101,15 @@ fn passthrough() -> Check {
     }
 }
 
-fn io_uring() -> Check {
+fn io_uring(here: &Here) -> Check {
+    const MEND: &str = "as root: echo Y > /sys/module/fuse/parameters/enable_uring (Linux 6.14 or newer), sysctl kernel.io_uring_disabled=0";
+    let insisted = here.config.as_ref().is_ok_and(|config| config.transport.value == Transport::Uring);
     match machine::no_uring() {
         None => Check::ok("io_uring", "this kernel offers FUSE over io_uring"),
-        Some(reason) => Check::lack(
-            "io_uring",
-            reason,
-            "the faster way for requests to views cannot be used; they go over /dev/fuse",
-            "as root: echo Y > /sys/module/fuse/parameters/enable_uring (Linux 6.14 or newer), sysctl kernel.io_uring_disabled=0",
-        ),
+        Some(reason) if insisted => Check::fail("io_uring", reason, &format!("transport = \"auto\"; or, {MEND}")),
+        Some(reason) => {
+            Check::lack("io_uring", reason, "requests to views go over /dev/fuse, which costs more each", MEND)
+        }
     }
 }
 

@@ -2,13 +2,12 @@
 //!
 //! All three go through the same questions in the same order, so that what is said is what happens.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use wink_platform::unix::{identity, probe};
+use wink_platform::unix::{identity, machine, probe};
 use wink_store::{RecordHead, Store};
 
-use crate::config::{Config, Own};
+use crate::config::{Config, Own, Transport};
 use crate::engine::lookup::{Found, Judged, Miss};
 use crate::engine::own::{Standing, left, standing};
 use crate::engine::restore::{NoPlan, Plan};
@@ -137,7 +136,7 @@ pub fn foresee(task: &mut Task, config: &Config, use_daemon: bool, unread: Optio
     let foreseen = foreseen.unwrap_or_else(|error| Foreseen::uncached(crate::explain(&error)));
     match foreseen.status {
         // A hit needs no view.
-        Status::Miss => match no_view(&task.workspace) {
+        Status::Miss => match no_view(task) {
             Some(reason) => Foreseen { status: Status::Uncached, reason: Some(reason), ..foreseen },
             None => foreseen,
         },
@@ -192,9 +191,15 @@ fn look(
 }
 
 /// Why a command could not run in a view here.
-fn no_view(workspace: &Path) -> Option<String> {
-    if identity::is_read_only(workspace) {
+fn no_view(task: &Task) -> Option<String> {
+    if identity::is_read_only(&task.workspace) {
         return Some("the workspace is read-only".to_owned());
     }
-    too_few_descriptors().or_else(|| probe::view_available(workspace).err().map(|error| error.to_string()))
+    let unserved = || {
+        let reason = machine::no_uring().filter(|_| task.settings.transport == Transport::Uring)?;
+        Some(format!("the view cannot be served: FUSE over io_uring is not to be had: {reason}"))
+    };
+    too_few_descriptors()
+        .or_else(|| probe::view_available(&task.workspace).err().map(|error| error.to_string()))
+        .or_else(unserved)
 }
