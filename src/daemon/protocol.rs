@@ -132,6 +132,10 @@ pub struct MountStatus {
     pub view_bytes: u64,
     /// Nodes the kernel knows.
     pub nodes: u64,
+    /// Files that somebody has open.
+    pub open_files: u64,
+    /// Of these, files that the kernel reads by itself.
+    pub lent_files: u64,
 }
 
 /// Bytes as a JSON string, each byte one character: paths are mostly ASCII and need not be UTF-8.

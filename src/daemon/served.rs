@@ -152,6 +152,8 @@ impl Served {
             view_files,
             view_bytes,
             nodes: self.tree.node_count() as u64,
+            open_files: self.tree.open_count() as u64,
+            lent_files: self.forgetter.lent(),
         }
     }
 

@@ -306,6 +306,13 @@ pub fn figure(what: &str, value: impl std::fmt::Display) {
     println!("figure: {what} = {value}");
 }
 
+/// For how long tests of long life shall go on, if for long (`WINK_LIFE_MINUTES`).
+pub fn long_life() -> Option<Duration> {
+    let minutes = std::env::var("WINK_LIFE_MINUTES").ok()?;
+    let minutes: u64 = minutes.parse().unwrap_or_else(|_| panic!("WINK_LIFE_MINUTES is no number: {minutes}"));
+    Some(Duration::from_secs(60 * minutes))
+}
+
 /// Waits until there is such a file.
 pub fn wait_for(path: &Path) {
     let start = Instant::now();

@@ -227,7 +227,16 @@ pub fn protocol_seeds() -> Vec<Vec<u8>> {
         Request::Settle { root: root.clone() },
         Request::Materialize { root: root.clone(), path: Vec::new() },
     ];
-    let mount = MountStatus { dir: "/work".into(), private: false, dev: 7, view_files: 1, view_bytes: 2, nodes: 3 };
+    let mount = MountStatus {
+        dir: "/work".into(),
+        private: false,
+        dev: 7,
+        view_files: 1,
+        view_bytes: 2,
+        nodes: 3,
+        open_files: 4,
+        lent_files: 5,
+    };
     let status = Status { version: "0".into(), pid: 1, uptime_ms: 2, mounts: vec![mount] };
     let replies =
         [Reply::Status(status), Reply::Found { root }, Reply::NotMounted, Reply::Done(1), Reply::Failed("no".into())];

@@ -6,6 +6,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 use rustix::fs::{Mode, OFlags};
@@ -20,27 +21,31 @@ const BACKING_CLOSE: libc::Ioctl = libc::_IOW::<u32>(b'\xe5' as u32, 2);
 
 /// See the module. Lock order: a leaf, held for one call at most.
 #[derive(Debug)]
-pub(super) struct Device(RwLock<Option<Arc<OwnedFd>>>);
+pub(super) struct Device {
+    descriptor: RwLock<Option<Arc<OwnedFd>>>,
+    /// How many files the kernel was lent and has not given back.
+    lent: AtomicU64,
+}
 
 impl Device {
     /// Of an open device.
     pub fn new(descriptor: OwnedFd) -> Device {
-        Device(RwLock::new(Some(Arc::new(descriptor))))
+        Device { descriptor: RwLock::new(Some(Arc::new(descriptor))), lent: AtomicU64::new(0) }
     }
 
     /// Of no device.
     pub fn closed() -> Device {
-        Device(RwLock::new(None))
+        Device { descriptor: RwLock::new(None), lent: AtomicU64::new(0) }
     }
 
     /// The descriptor; whoever holds it keeps the mount alive.
     pub fn descriptor(&self) -> Result<Arc<OwnedFd>, Errno> {
-        self.0.read().clone().ok_or(Errno::NODEV)
+        self.descriptor.read().clone().ok_or(Errno::NODEV)
     }
 
     /// Lets go of it.
     pub fn close(&self) {
-        drop(self.0.write().take());
+        drop(self.descriptor.write().take());
     }
 
     /// Another open device of the same mount, with a queue of its own for what is being answered. Where there is none to be had, the one
@@ -57,11 +62,19 @@ impl Device {
     /// Registers a file that the kernel may read by itself; returns its number.
     pub fn lend(&self, file: BorrowedFd<'_>) -> Result<i32, Errno> {
         let map = BackingMap { fd: file.as_raw_fd(), flags: 0, padding: 0 };
-        ioctl(&self.descriptor()?, BACKING_OPEN, (&raw const map).cast())
+        let number = ioctl(&self.descriptor()?, BACKING_OPEN, (&raw const map).cast())?;
+        self.lent.fetch_add(1, Ordering::Relaxed);
+        Ok(number)
+    }
+
+    /// How many files are lent.
+    pub fn lent(&self) -> u64 {
+        self.lent.load(Ordering::Relaxed)
     }
 
     /// Ends what [`Device::lend`] began. The kernel goes on for those who have it open.
     pub fn take_back(&self, number: i32) -> Result<(), Errno> {
+        self.lent.fetch_sub(1, Ordering::Relaxed);
         ioctl(&self.descriptor()?, BACKING_CLOSE, (&raw const number).cast()).map(drop)
     }
 

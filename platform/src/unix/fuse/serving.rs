@@ -102,6 +102,11 @@ impl Forgetter {
         self.0.notify(notify::INVAL_ENTRY, &[head.as_bytes(), name, &[0]])
     }
 
+    /// How many files the kernel was lent, to read them by itself.
+    pub fn lent(&self) -> u64 {
+        self.0.lent()
+    }
+
     /// The kernel asks for attributes and bytes again. Not having known the node is fine.
     pub fn invalidate_node(&self, id: NodeId) -> io::Result<()> {
         // From 0, a length of 0 is all.
