@@ -53,6 +53,8 @@ use report::{Report, one_line};
 
 /// All of the command: reads the arguments and the environment of this process.
 pub fn main() -> ExitCode {
+    #[cfg(debug_assertions)]
+    watch_for_faults();
     let code = match cli::parse(std::env::args_os()) {
         Ok(Cli { command: Command::Run(args) }) => run(*args),
         Ok(Cli { command: Command::Sh { args } }) => command::sh::sh(args),
@@ -81,6 +83,14 @@ pub fn main() -> ExitCode {
     };
     // The system keeps the lowest eight bits of an exit code.
     ExitCode::from((code & 0xff) as u8)
+}
+
+/// For tests alone, and not in what is released: see `wink_store::seam`. The role is the subcommand.
+#[cfg(debug_assertions)]
+fn watch_for_faults() {
+    if let (Some(dir), Some(role)) = (std::env::var_os("WINKFS_FAULTS"), std::env::args().nth(1)) {
+        wink_store::seam::watch(std::path::Path::new(&dir), &role);
+    }
 }
 
 /// `wink run`: whatever goes wrong on wink's side is one line, a report where one was asked for, and exit code 125.

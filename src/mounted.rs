@@ -11,6 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use anyhow::Context;
 use wink_fs::layer::Layer;
 use wink_fs::layered::{Layered, Shelf};
 use wink_fs::name::Name;
@@ -110,12 +111,21 @@ pub fn below(at: &[u8], path: &[u8]) -> Vec<u8> {
     if at.is_empty() { path.to_vec() } else { join(at, path) }
 }
 
-/// The layer that these steps make. What of it cannot be shown, since its pack is damaged or gone, is told to `lost`.
-pub fn replay<E>(steps: &[Step], shelf: &StoreShelf, lost: impl Fn(String) -> Result<(), E>) -> Result<Layer, E> {
+/// The layer that these steps make. What of it cannot be shown, since its pack is damaged or gone, is told to `lost`. An error is what says nothing
+/// about the packs: without descriptors or memory nothing must go out of sight.
+pub fn replay(
+    steps: &[Step],
+    shelf: &StoreShelf,
+    lost: impl Fn(String) -> anyhow::Result<()>,
+) -> anyhow::Result<Layer> {
     let mut layer = Layer::new();
     for step in steps {
-        if let Err(status) = layer.apply(step, &|digest| shelf.pack(digest)) {
-            lost(format!("outputs restored earlier cannot be shown: {status}; run their commands again"))?;
+        match layer.apply(step, &|digest| shelf.pack(digest)) {
+            Ok(_) => {}
+            Err(status @ Status::Io) => {
+                lost(format!("outputs restored earlier cannot be shown: {status}; run their commands again"))?;
+            }
+            Err(status) => return Err(error(status)).context("cannot read what was restored earlier"),
         }
     }
     Ok(layer)

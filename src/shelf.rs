@@ -53,8 +53,10 @@ impl StoreShelf {
         let known = cached.is_some_and(|cached| is_known(&cached, &stamp) && cached.digest == *digest);
         if !known {
             self.store.verify_blob(digest).map_err(|error| {
-                // Out of the way, so that the next run makes a good one.
-                let _ = self.store.quarantine(digest);
+                // Out of the way, so that the next run makes a good one. Without descriptors or memory nothing is known of it.
+                if error.is_damage() {
+                    let _ = self.store.quarantine(digest);
+                }
                 status(&error)
             })?;
             let _ = self.store.digests_put(&[(stamp, *digest, Time::now().0)]);

@@ -209,7 +209,7 @@ fn a_mounted_tree_comes_back_to_where_it_began() {
             std::thread::sleep(Duration::from_millis(100));
         }
     }
-    assert!(counts.get("hit").is_some_and(|hits| *hits > 0) && counts.get("miss").is_some(), "{counts:?}");
+    assert!(counts.get("hit").is_some_and(|hits| *hits > 0) && counts.contains_key("miss"), "{counts:?}");
     figure("rounds in a mounted tree", rounds);
     figure("memory of the daemon at first, kB", memory);
     figure("memory of the daemon at most, kB", most);

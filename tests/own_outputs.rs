@@ -86,6 +86,21 @@ fn an_edited_output_becomes_somebody_elses() {
     assert_ne!(third.status(), "hit", "{third:?}");
 }
 
+/// Records may be kept longer than blobs.
+#[test]
+fn a_hidden_output_is_known_although_its_bytes_are_stored_no_more() {
+    let world = World::new("own-evicted");
+    world.write("source", "first\n");
+    let command = ["/bin/sh", "-c", "cat source > out"];
+    world.call().flags(&["--own", "hide"]).run(&command).miss();
+    std::fs::remove_dir_all(world.store.join("blobs")).unwrap();
+    std::fs::create_dir(world.store.join("blobs")).unwrap();
+    world.write("source", "second\n");
+    world.call().flags(&["--own", "hide"]).run(&command).miss();
+    assert_eq!(world.text("out"), "second\n");
+    assert!(!world.has("out.wink-saved"));
+}
+
 #[test]
 fn hide_always_runs_clean() {
     let (world, command) = project("hide");

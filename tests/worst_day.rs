@@ -13,6 +13,9 @@ mod crowds;
 mod damage;
 #[path = "worst_day/damage_views.rs"]
 mod damage_views;
+#[cfg(debug_assertions)]
+#[path = "worst_day/every.rs"]
+mod every;
 #[path = "worst_day/hostile.rs"]
 mod hostile;
 #[path = "worst_day/kills.rs"]
@@ -21,3 +24,11 @@ mod kills;
 mod planted;
 #[path = "worst_day/scarcity.rs"]
 mod scarcity;
+
+/// What could make the program fail on purpose is not in what people install.
+#[cfg(not(debug_assertions))]
+#[test]
+fn no_seam_is_released() {
+    let program = std::fs::read(env!("CARGO_BIN_EXE_wink")).unwrap();
+    assert!(!common::contains(&program, b"WINKFS_FAULTS") && !common::contains(&program, b".fired"));
+}

@@ -111,12 +111,30 @@ struct Serving {
 
 fn place(dir: Option<&Path>) -> anyhow::Result<(PathBuf, Config)> {
     let named = dir.map_or_else(|| Path::new(".").to_owned(), Path::to_owned);
+    clear_dead(&named)?;
     let found = named.canonicalize().with_context(|| format!("cannot mount {}", named.display()))?;
     let home = std::env::home_dir().and_then(|home| home.canonicalize().ok());
     let root = if dir.is_some() { found } else { workspace::find(&found, home.as_deref())?.root };
     ensure!(root.is_dir(), "{} is not a directory", root.display());
     let config = Config::load(&root, std::env::vars_os())?;
     Ok((root, config))
+}
+
+/// Takes away a dead mount that is about to be mounted again, and brings one back that the directory lies in.
+fn clear_dead(dir: &Path) -> anyhow::Result<()> {
+    let absolute = std::path::absolute(dir)?;
+    if !mounts()?.iter().any(|mounted| mounted.dir == absolute) {
+        return revive(dir);
+    }
+    let cwd = std::env::current_dir();
+    let _turn = turn(&absolute);
+    if is_dead(&absolute) {
+        mount::unmount(&absolute, true)?;
+        if let Some(cwd) = cwd.ok().filter(|cwd| cwd.starts_with(&absolute)) {
+            std::env::set_current_dir(cwd)?;
+        }
+    }
+    Ok(())
 }
 
 /// Waits until nobody else mounts or brings back what lies beside `dir`: two that do so at once would cover, or take away, what the other
@@ -256,11 +274,25 @@ pub fn unmount(args: &UnmountArgs) -> anyhow::Result<String> {
         }
         false => None,
     };
-    match mount::unmount(&dir, is_dead(&dir)) {
+    let began = Instant::now();
+    let users = || {
+        let mut users = users(mounted.dev);
+        users.retain(|process| process.pid.cast_unsigned() != std::process::id());
+        users
+    };
+    let unmounted = loop {
+        match mount::unmount(&dir, is_dead(&dir)) {
+            // Who has just ended may still hold it for a moment.
+            Err(UnmountError::Busy { .. }) if began.elapsed() < NOTICE_TIMEOUT && users().is_empty() => {
+                std::thread::sleep(NOTICE_POLL);
+            }
+            done => break done,
+        }
+    };
+    match unmounted {
         Ok(()) => {}
         Err(UnmountError::Busy { .. }) => {
-            let mut users = users(mounted.dev);
-            users.retain(|process| process.pid.cast_unsigned() != std::process::id());
+            let users = users();
             let who = if users.is_empty() { "processes that this user may not see".to_owned() } else { named(&users) };
             bail!(
                 "{} is in use by {who}; end them or let them leave it (`cd /` in a shell), then unmount again",
@@ -294,7 +326,7 @@ fn settle(store: &Path, dir: &Path) -> anyhow::Result<()> {
 fn dormant(store: &Path, dir: &Path) -> anyhow::Result<(u64, u64)> {
     let store = Arc::new(Store::open(store)?);
     let steps = store.read_layer(dir.as_os_str().as_bytes())?;
-    let layer = replay(&steps, &StoreShelf::reader(store.clone()), |_| Ok::<(), anyhow::Error>(()))?;
+    let layer = replay(&steps, &StoreShelf::reader(store.clone()), |_| Ok(()))?;
     Ok(layer.count())
 }
 

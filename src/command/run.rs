@@ -14,7 +14,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use wink_platform::unix::{front, identity};
+use wink_platform::unix::front::{self, Ending};
+use wink_platform::unix::identity;
+use wink_platform::unix::mounts::is_dead;
 use wink_store::Store;
 
 use crate::cli::RunArgs;
@@ -23,6 +25,7 @@ use crate::engine::lookup::Found;
 use crate::engine::own::Standing;
 use crate::engine::restore::replay;
 use crate::engine::tree::Tree;
+use crate::engine::turn::Turn;
 use crate::engine::{Engine, Task};
 pub use crate::environment::INSIDE;
 use crate::outer;
@@ -139,8 +142,9 @@ fn natively(asked: &Asked, task: &Task, why: Why<'_>) -> anyhow::Result<i32> {
         announcer.ended(code);
     });
     match apart {
-        Ok(code) => Ok(code.unwrap_or_else(|| lost(asked))),
-        Err(_) => run(why),
+        Ok(Ending::Code(code)) => Ok(code),
+        Ok(Ending::Lost) => Ok(lost(asked)),
+        Ok(Ending::BeforeTheCommand) | Err(_) => run(why),
     }
 }
 
@@ -155,6 +159,7 @@ pub struct Missed {
 }
 
 fn cached(asked: &Asked, task: &Task, store: Arc<Store>) -> anyhow::Result<i32> {
+    Turn::clear_up(&store, &task.workspace);
     // From here to the end of restoring no pruning takes away what is found. It must not be held while a command runs.
     let hold = store.hold()?;
     let engine = Engine { store: &store, task, unheld: false };
@@ -194,6 +199,10 @@ fn cached(asked: &Asked, task: &Task, store: Arc<Store>) -> anyhow::Result<i32> 
         Ok(restored_as) => restored_as,
         // What is half restored is hidden from the command: it runs as from clean.
         Err(error) => {
+            if task.mount.as_ref().is_some_and(|mount| is_dead(&mount.root)) {
+                let _ = super::mount::revive(&task.workspace);
+            }
+            Turn::clear_up(&store, &task.workspace);
             tree.start_over()?;
             let reason = format!("the outputs could not be restored: {error:#}");
             let found = Found::none(Class::NotRestored, &reason);
@@ -223,8 +232,15 @@ fn missed(asked: &Asked, task: &Task, store: Arc<Store>, missed: Missed) -> anyh
     let dir: PathBuf = store.dir().to_owned();
     // A database connection must not cross a fork: the engine opens its own.
     drop(store);
-    let code = front::split(|announcer| miss::engine(asked, task, &dir, missed, announcer))?;
-    Ok(code.unwrap_or_else(|| lost(asked)))
+    match front::split(|announcer| miss::engine(asked, task, &dir, missed, announcer))? {
+        Ending::Code(code) => Ok(code),
+        Ending::Lost => Ok(lost(asked)),
+        Ending::BeforeTheCommand => {
+            let reason =
+                "the part of wink that serves a command ended before the command began; is there enough memory?";
+            natively(asked, task, Why { class: Class::NotWatched, reason: reason.to_owned(), store: Some(&dir) })
+        }
+    }
 }
 
 /// The engine is gone, and with it the command: it may have done anything or nothing, so it is not run again.

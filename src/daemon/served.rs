@@ -22,11 +22,6 @@ use super::protocol::{Attached, MountStatus};
 use crate::mounted::{Mount, below, error, replay};
 use crate::shelf::StoreShelf;
 
-/// How long pruning, which looks through layers that nobody serves, may keep one.
-const LAYER_PATIENCE: Duration = Duration::from_secs(5);
-/// How often it is tried.
-const LAYER_POLL: Duration = Duration::from_millis(5);
-
 /// Threads that answer requests of one mount.
 const THREADS: usize = 4;
 /// How often it is looked whether somebody still stands in the real directory beneath, or reaches it by another way.
@@ -34,15 +29,10 @@ const BENEATH_POLL: Duration = Duration::from_secs(2);
 /// How often it is looked whether somebody does so again.
 const ALONE_POLL: Duration = Duration::from_secs(10);
 
-fn open_layer(store: &Store, mount: &Mount) -> Result<(LayerLog, Vec<Step>), StoreError> {
-    let began = Instant::now();
-    loop {
-        match store.open_layer(mount.root.as_os_str().as_bytes()) {
-            Err(StoreError::LayerInUse { .. }) if began.elapsed() < LAYER_PATIENCE => std::thread::sleep(LAYER_POLL),
-            opened => return opened,
-        }
-    }
-}
+/// How long a layer may be in use by who is about to let go of it: a daemon that was killed, a request that is being answered, pruning.
+const LET_GO: Duration = Duration::from_secs(5);
+/// How often that is tried.
+const LET_GO_POLL: Duration = Duration::from_millis(5);
 
 /// See the module.
 pub struct Served {
@@ -54,6 +44,16 @@ pub struct Served {
     forgetter: Forgetter,
 }
 
+fn open_layer(store: &Store, root: &[u8]) -> Result<(LayerLog, Vec<Step>), StoreError> {
+    let began = Instant::now();
+    loop {
+        match store.open_layer(root) {
+            Err(StoreError::LayerInUse { .. }) if began.elapsed() < LET_GO => std::thread::sleep(LET_GO_POLL),
+            opened => return opened,
+        }
+    }
+}
+
 impl Served {
     /// Serves the directory `mount` on `device`, with the layer that the store has for it.
     pub fn start(
@@ -63,14 +63,14 @@ impl Served {
         private: bool,
         transport: Transport,
     ) -> anyhow::Result<(Arc<Served>, Serving)> {
-        let (log, steps) = open_layer(store, &mount)?;
+        let (log, steps) = open_layer(store, mount.root.as_os_str().as_bytes())?;
         if let Some(notice) = log.notice() {
             crate::complain(notice);
         }
         let shelf = Arc::new(StoreShelf::writer(store.clone(), log));
         let layer = replay(&steps, &shelf, |lost| {
             crate::complain(&lost);
-            Ok::<(), std::convert::Infallible>(())
+            Ok(())
         })?;
         let layered = mount.writable(shelf.clone(), layer)?;
         let ids = identity::effective_ids();
@@ -100,11 +100,17 @@ impl Served {
         let served = Arc::downgrade(self);
         // While somebody stands in the real directory beneath, what they change there must show: the kernel keeps answers only briefly.
         std::thread::spawn(move || {
-            while let Some(served) = served.upgrade() {
-                let root = &served.mount.root;
-                let alone = standing_beneath(root, &served.mount.lower).is_empty() && !is_open_elsewhere(root, dev);
-                served.tree.set_lasting(alone);
-                drop(served);
+            // Looking takes a while on a busy machine, and whoever mounts again needs the layer, which goes with the last who holds this.
+            let ways = || {
+                let served = served.upgrade()?;
+                Some((served.mount.root.clone(), served.mount.lower.try_clone()))
+            };
+            while let Some((root, lower)) = ways() {
+                let alone = lower.is_ok_and(|lower| standing_beneath(&root, &lower).is_empty())
+                    && !is_open_elsewhere(&root, dev);
+                if let Some(served) = served.upgrade() {
+                    served.tree.set_lasting(alone);
+                }
                 std::thread::sleep(if alone { ALONE_POLL } else { BENEATH_POLL });
             }
         });

@@ -58,8 +58,8 @@ pub struct Yield<'a> {
     pub printed: Captured,
     /// Own outputs that it was shown.
     pub carried: Option<Carried>,
-    /// Absolute paths that it was not shown.
-    pub hidden: HashSet<Vec<u8>>,
+    /// Own outputs that it was not shown.
+    pub hidden: &'a Standing,
     /// What happened where.
     pub zones: &'a Zones,
     /// Directories on the way to tool caches.
@@ -330,7 +330,7 @@ impl Capture<'_, '_> {
 
     /// The fact behind a sight, if it is still so.
     fn fact(&mut self, path: &[u8], sight: &Sight) -> io::Result<Option<Seen>> {
-        if self.run.hidden.contains(path) {
+        if self.run.hidden.paths.contains(path) {
             return Ok(Some(Seen { fact: Observation::Absent, own: true }));
         }
         let own = self.is_shown_path(path);
@@ -357,7 +357,7 @@ impl Capture<'_, '_> {
                 self.is_shown_path(&path) || self.engine.is_ignored(&path)
             };
             let seen: Vec<(Vec<u8>, Kind)> = names.iter().filter(|(name, _)| !is_own(name)).cloned().collect();
-            now.retain(|(name, _)| !is_own(name) && !self.run.hidden.contains(&join(path, name)));
+            now.retain(|(name, _)| !is_own(name) && !self.run.hidden.paths.contains(&join(path, name)));
             now.sort();
             if now != seen && !self.is_twin_listing(path, &now, &seen)? {
                 return Ok(None);
@@ -436,7 +436,7 @@ impl Capture<'_, '_> {
                 .outputs
                 .keys()
                 .map(|relative| join(self.engine.workspace(), relative))
-                .chain(self.run.hidden.iter().cloned())
+                .chain(self.run.hidden.paths.iter().cloned())
                 .collect(),
             outputs: BTreeMap::new(),
         };

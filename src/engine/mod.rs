@@ -25,6 +25,7 @@ pub mod publish;
 pub mod restore;
 pub mod session;
 pub mod tree;
+pub mod turn;
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};

@@ -1,27 +1,30 @@
 //! Publish: what a run left in its view, into the real workspace.
 //!
-//! New files are in place whole or not at all; nothing is removed before everything new is in place. Runs that publish into one workspace
-//! take turns ([`lock`]).
+//! New files are in place whole or not at all; nothing is removed unless everything new is in place; nothing takes the place of what should have
+//! been set aside and was not. Publishing what has been published already changes nothing, so it may be tried again. Runs that publish into one
+//! workspace take turns (`turn`).
 
 use std::collections::HashSet;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use wink_fs::attr::{Kind, Time};
+use wink_fs::status::Status;
 use wink_fs::zone::join;
+use wink_platform::errno::from_io;
 use wink_platform::unix::place::Placer;
 use wink_store::Digest;
 use wink_store::Output;
-use wink_store::Store;
+use wink_store::seam::{Place, Step, gate};
 
 use super::Engine;
 use super::attach::{Clock, Piece};
 use super::capture::Harvest;
 use super::own::Standing;
 use super::tree::{Tree, VIRTUAL, os};
+use super::turn::Turn;
 use crate::mounted::Mount;
 
 /// Deeds per thread below which starting one costs more than it brings.
@@ -140,27 +143,24 @@ impl Deed {
     }
 }
 
-/// Held while a run publishes into a workspace.
-pub struct PublishLock {
-    _file: File,
-}
-
-/// Waits for the workspace's turn.
-pub fn lock(store: &Store, workspace: &[u8]) -> io::Result<PublishLock> {
-    let name = Path::new("locks").join(Digest::of(workspace).to_string());
-    loop {
-        let file = store.open_lock_file(&name).map_err(io::Error::other)?;
-        file.lock()?;
-        // Pruning removes the locks of workspaces that nobody knows any more: one without a name keeps nobody out.
-        if file.metadata()?.nlink() > 0 {
-            return Ok(PublishLock { _file: file });
-        }
-    }
-}
-
 impl Engine<'_> {
-    /// Carries out what a run did, and removes own outputs of earlier runs that were hidden and not made again.
-    pub fn publish(&self, harvest: &Harvest, hidden: &Standing, tree: &mut Tree<'_>) -> anyhow::Result<()> {
+    /// Carries out what a run did, and removes own outputs of earlier runs that were hidden and not made again. The caller has the turn, if it
+    /// was to be had.
+    pub fn publish(
+        &self,
+        harvest: &mut Harvest,
+        hidden: &Standing,
+        tree: &mut Tree<'_>,
+        turn: Option<&Turn>,
+    ) -> anyhow::Result<()> {
+        let root = &self.task.workspace;
+        let placer = Placer::new(root).with_context(|| format!("cannot open the workspace {}", root.display()))?;
+        // What somebody saved meanwhile is out of the way before anything else happens, and only once.
+        while let Some(at) = harvest.deeds.iter().position(Deed::is_set_aside) {
+            self.deed(&placer, &harvest.deeds[at])?;
+            harvest.deeds.remove(at);
+        }
+        let harvest = &*harvest;
         // What is not mounted any more gets real files.
         let (views, deeds) = match self.task.mount.as_ref().filter(|mount| self.is_served(mount)) {
             Some(mount) => {
@@ -183,29 +183,27 @@ impl Engine<'_> {
         if harvest.deeds.is_empty() && leftovers.is_empty() {
             return Ok(());
         }
-        let root = &self.task.workspace;
-        let placer = Placer::new(root).with_context(|| format!("cannot open the workspace {}", root.display()))?;
+        if let Some(turn) = turn {
+            let is_placed = |deed: &&Deed| matches!(deed, Deed::File { .. } | Deed::Link { .. });
+            turn.note(harvest.deeds.iter().filter(is_placed).map(Deed::path));
+        }
         let mut removals: Vec<&Deed> =
             deeds.iter().chain(&leftovers).filter(|deed| matches!(deed, Deed::Remove { .. })).collect();
         // A file that makes way for a directory, or the other way round, must go first; the rest goes last, deepest first.
         removals.sort_by(|one, other| other.path().cmp(one.path()));
         let mut failures = Failures::default();
-        // What somebody saved meanwhile is out of the way before anything else happens.
-        for deed in deeds.iter().filter(|deed| matches!(deed, Deed::SetAside { .. })) {
-            failures.note(self.deed(&placer, deed));
-        }
-        let replaced: HashSet<&[u8]> = conflicts(deeds, &placer);
+        let replaced: HashSet<&[u8]> = conflicts(deeds, &placer)?;
         for deed in removals.iter().filter(|deed| is_within(deed.path(), &replaced)) {
             failures.note(self.deed(&placer, deed));
         }
         for path in &replaced {
             failures.note(clear(&placer, path).with_context(|| format!("cannot replace {}", os(path).display())));
         }
-        let (mut dirs, mut rest): (Vec<&Deed>, Vec<&Deed>) = deeds
+        let (dirs, mut rest): (Vec<&Deed>, Vec<&Deed>) = deeds
             .iter()
-            .filter(|deed| !matches!(deed, Deed::Remove { .. } | Deed::SetAside { .. }))
+            .filter(|deed| !matches!(deed, Deed::Remove { .. }))
             .partition(|deed| matches!(deed, Deed::Dir { .. }));
-        make_dirs(&placer, &dirs, &mut failures);
+        let mut dirs = make_dirs(&placer, dirs, &mut failures);
         let mut unshown = Vec::new();
         if let Some((mount, mut views)) = views {
             unshown = std::mem::take(&mut views.deeds);
@@ -216,8 +214,7 @@ impl Engine<'_> {
         // What cannot be shown, since the store is full or the daemon has died, is made real.
         let (more_dirs, more): (Vec<&Deed>, Vec<&Deed>) =
             unshown.iter().partition(|deed| matches!(deed, Deed::Dir { .. }));
-        make_dirs(&placer, &more_dirs, &mut failures);
-        dirs.extend(more_dirs);
+        dirs.extend(make_dirs(&placer, more_dirs, &mut failures));
         rest.extend(more);
         // Directories are there by now, and no two deeds touch one path: the order of the rest is free.
         let threads =
@@ -233,13 +230,17 @@ impl Engine<'_> {
             for part in parts {
                 let failed =
                     part.join().unwrap_or_else(|_| vec![anyhow::anyhow!("a thread that published files stopped")]);
-                failed.into_iter().for_each(|error| failures.note(Err(error)));
+                for error in failed {
+                    failures.note(Err(error));
+                }
             }
         });
         for deed in dirs.iter().rev() {
             failures.note(self.deed(&placer, deed));
         }
-        for deed in removals.iter().filter(|deed| !is_within(deed.path(), &replaced)) {
+        // What the command moved is there by its new name, or it stays where it was.
+        let is_all_there = failures.first.is_none();
+        for deed in removals.iter().filter(|deed| is_all_there && !is_within(deed.path(), &replaced)) {
             failures.note(self.deed(&placer, deed));
         }
         failures.first.map_or(Ok(()), Err)
@@ -252,7 +253,7 @@ impl Engine<'_> {
             Deed::File { path, bytes, mode, mtime, owner } => {
                 let source = match bytes {
                     Bytes::Blob { digest, size } => self.store.open_blob_sized(digest, *size)?,
-                    Bytes::At(path) => File::open(path)?,
+                    Bytes::At(path) => gate(Place::Store, Step::Open).and_then(|()| File::open(path))?,
                 };
                 placer.place_file(path, &source, *mode, *mtime, foreign(*owner)).map(drop)
             }
@@ -344,14 +345,16 @@ impl Views {
     }
 }
 
-/// Parents sort before what is in them. A directory without write permission gets its mode once it is filled.
-fn make_dirs(placer: &Placer, dirs: &[&Deed], failures: &mut Failures) {
-    for deed in dirs {
-        if let Deed::Dir { path, mode, .. } = deed {
+/// Parents sort before what is in them. A directory without write permission gets its mode once it is filled. Those that are there then.
+fn make_dirs<'d>(placer: &Placer, dirs: Vec<&'d Deed>, failures: &mut Failures) -> Vec<&'d Deed> {
+    let is_made = |deed: &&Deed| match deed {
+        Deed::Dir { path, mode, .. } => {
             let made = placer.make_dir(path, mode | 0o700);
-            failures.note(made.with_context(|| format!("cannot make the directory {}", os(path).display())));
+            failures.note(made.with_context(|| format!("cannot make the directory {}", os(path).display())))
         }
-    }
+        _ => false,
+    };
+    dirs.into_iter().filter(is_made).collect()
 }
 
 /// One file that cannot be published must not keep the others from it.
@@ -361,15 +364,20 @@ struct Failures {
 }
 
 impl Failures {
-    fn note(&mut self, result: anyhow::Result<()>) {
-        if let Err(error) = result {
-            self.first.get_or_insert(error);
+    /// Whether it went well.
+    fn note(&mut self, result: anyhow::Result<()>) -> bool {
+        match result {
+            Ok(()) => true,
+            Err(error) => {
+                self.first.get_or_insert(error);
+                false
+            }
         }
     }
 }
 
 /// Paths at which a directory must make way for something else or the other way round.
-fn conflicts<'d>(deeds: &'d [Deed], placer: &Placer) -> HashSet<&'d [u8]> {
+fn conflicts<'d>(deeds: &'d [Deed], placer: &Placer) -> anyhow::Result<HashSet<&'d [u8]>> {
     let mut conflicts = HashSet::new();
     for deed in deeds {
         let wants_dir = match deed {
@@ -377,17 +385,16 @@ fn conflicts<'d>(deeds: &'d [Deed], placer: &Placer) -> HashSet<&'d [u8]> {
             Deed::File { .. } | Deed::Link { .. } => false,
             _ => continue,
         };
-        // Below a link, or below a file: nothing is there, and what is in the way is a conflict of its own.
-        if placer
-            .stat(deed.path())
-            .ok()
-            .flatten()
-            .is_some_and(|attr| (attr.kind == wink_fs::attr::Kind::Dir) != wants_dir)
-        {
+        let there = match placer.stat(deed.path()) {
+            // Below a link, or below a file: nothing is there, and what is in the way is a conflict of its own.
+            Err(error) if matches!(from_io(&error), Status::Loop | Status::Access | Status::NotPermitted) => None,
+            there => there.with_context(|| format!("cannot look at {}", os(deed.path()).display()))?,
+        };
+        if there.is_some_and(|there| (there.kind == Kind::Dir) != wants_dir) {
             conflicts.insert(deed.path());
         }
     }
-    conflicts
+    Ok(conflicts)
 }
 
 fn is_within(path: &[u8], roots: &HashSet<&[u8]>) -> bool {
@@ -398,7 +405,7 @@ fn is_within(path: &[u8], roots: &HashSet<&[u8]>) -> bool {
 fn clear(placer: &Placer, path: &[u8]) -> io::Result<()> {
     match placer.stat(path)? {
         None => Ok(()),
-        Some(attr) if attr.kind == wink_fs::attr::Kind::Dir => {
+        Some(attr) if attr.kind == Kind::Dir => {
             if placer.remove_dir(path)? {
                 Ok(())
             } else {
@@ -409,6 +416,10 @@ fn clear(placer: &Placer, path: &[u8]) -> io::Result<()> {
     }
 }
 
-fn gone(error: io::Error) -> io::Result<()> {
-    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+/// What is not there any more needs no removing; nor does what would lie below something that is no directory by now.
+pub fn gone(error: io::Error) -> io::Result<()> {
+    match from_io(&error) {
+        Status::NotFound | Status::NotDir | Status::Loop => Ok(()),
+        _ => Err(error),
+    }
 }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStringExt;
+use std::time::Duration;
 
 use anyhow::Context;
 use wink_fs::attr::{Attr, Kind, Time};
@@ -20,7 +21,9 @@ use wink_store::{Entry, Manifest, Output};
 use super::Engine;
 use super::attach::{Clock, Piece};
 use super::own::Standing;
+use super::publish::gone;
 use super::tree::{Tree, VIRTUAL, os};
+use super::turn::Turn;
 use crate::mounted::Mount;
 use crate::progress::{doing, done};
 use crate::report::RestoredAs;
@@ -29,6 +32,9 @@ use crate::report::RestoredAs;
 const THREADS_MAX: usize = 8;
 /// Files per thread below which starting one costs more than it brings.
 const FILES_PER_THREAD: usize = 32;
+
+/// How long a hit waits for who else changes the workspace.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What restoring takes, decided before anything is touched.
 pub struct Plan {
@@ -150,9 +156,9 @@ impl Engine<'_> {
             if !sound {
                 // Says which kind of damage it is, if it is any.
                 self.store.open_blob_sized(digest, *size).and_then(|_| self.store.verify_blob(digest)).inspect_err(
-                    |_| {
-                        if !self.task.only_asked {
-                            drop(self.store.quarantine(digest));
+                    |error| {
+                        if error.is_damage() && !self.task.only_asked {
+                            let _ = self.store.quarantine(digest);
                         }
                     },
                 )?;
@@ -166,6 +172,19 @@ impl Engine<'_> {
         if plan.place.is_empty() && plan.remove.is_empty() && plan.in_the_way.is_empty() {
             return Ok(RestoredAs::None);
         }
+        // Who does not get the turn goes on without: only what would be left if this process were killed is not found then.
+        let turn = Turn::take_within(self.store, &self.task.workspace, PATIENCE).ok();
+        if let Some(turn) = &turn {
+            turn.note(plan.place.iter().map(|index| plan.manifest.entries[*index].path.as_slice()));
+        }
+        let restored = self.restore_all(plan, newest_input);
+        if let (Err(_), Some(turn)) = (&restored, &turn) {
+            turn.leave();
+        }
+        restored
+    }
+
+    fn restore_all(&self, plan: &Plan, newest_input: Time) -> anyhow::Result<RestoredAs> {
         if let Some(mount) = &self.task.mount {
             self.restore_as_views(mount, plan, newest_input)?;
             return Ok(RestoredAs::Views);
@@ -382,10 +401,6 @@ fn in_parallel(
 fn remove(placer: &Placer, (path, is_dir): &(Vec<u8>, bool)) -> anyhow::Result<()> {
     let removed = if *is_dir { placer.remove_dir(path).map(drop) } else { placer.remove_file(path) };
     removed.or_else(gone).with_context(|| format!("cannot remove {}", os(path).display()))
-}
-
-fn gone(error: io::Error) -> io::Result<()> {
-    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
 /// Prints captured output again, each piece to its stream, in order. A reader that has gone away is not our failure.

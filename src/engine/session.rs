@@ -24,6 +24,7 @@ use wink_platform::unix::fuse::{Serve, Serving, Transport, serve};
 use wink_platform::unix::identity;
 use wink_platform::unix::task::{self, Finished, Spawn};
 use wink_store::Staging;
+use wink_store::seam::{Place, Step, gate};
 
 use super::places::{UNTRACKED, on_the_way, scratch, watched, zones};
 use super::publish::Deed;
@@ -39,6 +40,9 @@ const THREADS: usize = 2;
 const CLOCK_TICK: Duration = Duration::from_millis(20);
 /// Descriptors left for everything but files of the view.
 const DESCRIPTORS_SPARED: u64 = 256;
+/// Address space that serving a view takes: a buffer of 16 MiB for each thread and one to begin with, stacks, and room for nodes. Where less is
+/// to be had, an allocation that fails would end the run in the middle.
+const MEMORY_SPARED: usize = 80 << 20;
 
 /// The view type of a run.
 pub type TaskView = Observed<View<Layered<RealBacking>>>;
@@ -83,13 +87,18 @@ impl Engine<'_> {
         let staging = self.store.staging().context("cannot make a staging directory in the cache")?;
         let (mountpoint, files) = (staging.path().join("view"), staging.path().join("files"));
         let asked_at = staging.path().join("ask");
+        gate(Place::Store, Step::MakeDir)?;
         std::fs::create_dir(&mountpoint).context("cannot make a mount point in the cache")?;
+        gate(Place::Store, Step::MakeDir)?;
         std::fs::create_dir(&files).context("cannot make a staging directory in the cache")?;
         let scratch = scratch(self.task, self.store.dir());
         if let Some(reason) = too_few_descriptors() {
             return Ok(Outcome::NoView(reason));
         }
         let descriptors = wink_platform::unix::raise_descriptor_limit();
+        if Vec::<u8>::new().try_reserve_exact(MEMORY_SPARED).is_err() {
+            return Ok(Outcome::NoView(format!("a view needs {} MB of memory", MEMORY_SPARED >> 20)));
+        }
         let (top, zones, scope) = match self.task.settings.scope {
             Scope::System => (PathBuf::from("/"), zones(self.task, &scratch), self.system_scope(&scratch)),
             Scope::Workspace => {

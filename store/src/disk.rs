@@ -1,7 +1,8 @@
 //! The one file that touches the disk (the database does its own part).
 //!
 //! Every function is one step of the protocol described in the crate header, named after what it does to the tree, and begins
-//! with [`gate`]: there a test makes the n-th step fail. Nothing here decides anything; nothing elsewhere calls the system.
+//! with [`gate`]: there a test makes the n-th step fail, or ends the process (module `seam`). Nothing here decides anything; nothing
+//! elsewhere calls the system.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rustix::fs::{CWD, FlockOperation, RenameFlags};
 
 use crate::digest::Digest;
+use crate::seam::{self, Place, Step};
 
 /// How much is read at a time when hashing: large enough for the hash to run at full speed, small enough for the cache.
 const HASH_CHUNK_BYTES: usize = 256 * 1024;
@@ -20,73 +22,10 @@ const HASH_CHUNK_BYTES: usize = 256 * 1024;
 /// How often a lock held by another process is tried again.
 const LOCK_POLL: Duration = Duration::from_millis(5);
 
-/// A kind of step, for whoever counts or fails them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Step {
-    /// Makes a directory.
-    MakeDir,
-    /// Makes or opens a file.
-    Open,
-    /// Reads bytes or names.
-    Read,
-    /// Writes bytes.
-    Write,
-    /// Asks for attributes.
-    Stat,
-    /// Changes permission bits.
-    SetMode,
-    /// Gives a file its name, or another one.
-    Rename,
-    /// Removes a name.
-    Unlink,
-    /// Waits until data is on the disk.
-    Sync,
-    /// Takes a lock.
-    Lock,
-}
-
 /// Passed before every step.
-#[cfg(not(test))]
-fn gate(_step: Step) -> io::Result<()> {
-    Ok(())
-}
-
-#[cfg(test)]
-use faults::gate;
-
-/// Makes a chosen step of the current thread fail.
-#[cfg(test)]
-pub(crate) mod faults {
-    use super::{File, Step, Write, io};
-    use std::cell::Cell;
-
-    thread_local! {
-        static LEFT: Cell<Option<usize>> = const { Cell::new(None) };
-    }
-
-    pub(super) fn gate(_step: Step) -> io::Result<()> {
-        LEFT.with(|left| match left.get() {
-            Some(0) => Err(io::Error::from_raw_os_error(rustix::io::Errno::NOSPC.raw_os_error())),
-            Some(count) => {
-                left.set(Some(count - 1));
-                Ok(())
-            }
-            None => Ok(()),
-        })
-    }
-
-    /// What a full disk does before it says so, if the step about to come fails.
-    pub(super) fn write_half(file: &mut File, bytes: &[u8]) -> io::Result<()> {
-        if LEFT.get() == Some(0) { file.write_all(&bytes[..bytes.len() / 2]) } else { Ok(()) }
-    }
-
-    /// Runs `work` so that every step after the first `count` fails; also says whether any did.
-    pub(crate) fn after<T>(count: usize, work: impl FnOnce() -> T) -> (T, bool) {
-        LEFT.with(|left| left.set(Some(count)));
-        let result = work();
-        let failed = LEFT.with(|left| left.replace(None)) == Some(0);
-        (result, failed)
-    }
+#[cfg_attr(any(test, debug_assertions), track_caller)]
+fn gate(step: Step) -> io::Result<()> {
+    seam::gate(Place::Store, step)
 }
 
 /// What the store needs to know of a path.
@@ -179,13 +118,13 @@ pub(crate) fn open_read(path: &Path) -> io::Result<File> {
 
 /// Makes a file that must not be there yet.
 pub(crate) fn create_new(path: &Path) -> io::Result<File> {
-    gate(Step::Open)?;
+    gate(Step::Create)?;
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
 /// Opens a lock file, making it when needed. A link in its place is refused.
 pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
-    gate(Step::Open)?;
+    gate(Step::Create)?;
     let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(flags.bits() as i32);
@@ -194,7 +133,7 @@ pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
 
 /// Opens a log, making it when needed: read from its beginning, written at its end only. A link in its place is refused.
 pub(crate) fn open_append(path: &Path) -> io::Result<File> {
-    gate(Step::Open)?;
+    gate(Step::Create)?;
     let flags = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
     OpenOptions::new().read(true).append(true).create(true).mode(0o600).custom_flags(flags).open(path)
 }
@@ -231,8 +170,9 @@ pub(crate) fn has_name(file: &File) -> io::Result<bool> {
 
 /// Writes all bytes. When that fails, some of them may have been written.
 pub(crate) fn write(file: &mut File, bytes: &[u8]) -> io::Result<()> {
-    #[cfg(test)]
-    faults::write_half(file, bytes)?;
+    if seam::is_next(Place::Store, Step::Write) {
+        file.write_all(&bytes[..bytes.len() / 2])?;
+    }
     gate(Step::Write)?;
     file.write_all(bytes)
 }

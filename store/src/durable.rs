@@ -83,7 +83,7 @@ impl Store {
     /// The blob of a record's captured output, if it is one.
     fn captured_blob(&self, id: &RecordId) -> Result<Option<Digest>, StoreError> {
         let row = self.row(id)?.ok_or_else(|| gone(id))?;
-        let index = self.index();
+        let index = self.index()?;
         let inline = index
             .prepare_cached("SELECT captured IS NOT NULL FROM records WHERE id = ?1")
             .and_then(|mut query| query.query_row([&id.0.0[..]], |row| row.get::<_, bool>(0)).optional())
@@ -94,7 +94,7 @@ impl Store {
 
     /// Under which boot a record was written, and whether it was checked since.
     fn written_under(&self, id: &RecordId) -> Result<Option<(String, bool)>, StoreError> {
-        let index = self.index();
+        let index = self.index()?;
         index
             .prepare_cached("SELECT boot, durable FROM records WHERE id = ?1")
             .and_then(|mut query| {

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::disk::faults;
+use crate::seam;
 use crate::{
     Captured, Digest, Entry, Manifest, Output, OwnKey, Pack, Packed, Record, RecordHead, RecordId, Step, Store,
     StoreError, Stream, TaskKey, Trace,
@@ -69,7 +69,7 @@ fn any_step_may_fail() {
     for count in 0..STEPS_MAX {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("store");
-        let (result, failed) = faults::after(count, || run(&dir, b"first"));
+        let (result, failed) = seam::after(count, || run(&dir, b"first"));
         assert!(failed || result.is_ok(), "step {count}: {result:?}");
         if let Err(error) = result {
             assert!(!error.is_damage(), "step {count}: a full disk is no damage: {error}");
@@ -78,7 +78,7 @@ fn any_step_may_fail() {
         check(&dir, b"first");
 
         // Once more with a record that must survive.
-        let (_, failed_again) = faults::after(count, || run(&dir, b"second"));
+        let (_, failed_again) = seam::after(count, || run(&dir, b"second"));
         check(&dir, b"first");
         run(&dir, b"second").unwrap();
         check(&dir, b"first");
@@ -121,7 +121,7 @@ fn any_step_on_a_layer_may_fail() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("store")).unwrap();
         let mut done = Vec::new();
-        let (result, failed) = faults::after(count, || change_layer(&store, &mut done));
+        let (result, failed) = seam::after(count, || change_layer(&store, &mut done));
         assert!(failed || result.is_ok(), "step {count}: {result:?}");
         assert_eq!(store.read_layer(ROOT).unwrap(), done, "step {count}: for a reader");
         let (mut log, steps) = store.open_layer(ROOT).unwrap();
@@ -145,11 +145,11 @@ fn a_log_goes_on_after_a_full_disk() {
         let (mut log, _) = store.open_layer(ROOT).unwrap();
         log.append(&[put("a")]).unwrap();
         let length = log.bytes();
-        let (appended, _) = faults::after(0, || log.append(&[put("b")]));
+        let (appended, _) = seam::after(0, || log.append(&[put("b")]));
         assert!(appended.is_err());
         assert_eq!((log.records(), log.bytes()), (1, length));
         assert_eq!(store.read_layer(ROOT).unwrap(), [put("a")]);
-        let (rewritten, _) = faults::after(count, || log.rewrite(&[put("a")]));
+        let (rewritten, _) = seam::after(count, || log.rewrite(&[put("a")]));
         assert_eq!(rewritten.is_ok(), count == 5, "step {count}: {rewritten:?}");
         log.append(&[put("c")]).unwrap();
         assert_eq!(store.read_layer(ROOT).unwrap(), [put("a"), put("c")], "step {count}");
@@ -169,7 +169,7 @@ fn damage_is_set_aside_whole_or_stays() {
         let path = dir.path().join(format!("store/layers/{}/log", Digest::of(ROOT)));
         let damage = [0; 100];
         fs::write(&path, damage).unwrap();
-        let (result, _) = faults::after(count, || store.open_layer(ROOT));
+        let (result, _) = seam::after(count, || store.open_layer(ROOT));
         let quarantine = fs::read_dir(dir.path().join("store/quarantine")).unwrap();
         let aside = quarantine.filter(|entry| entry.as_ref().unwrap().metadata().unwrap().len() == 100).count();
         assert!(aside == 1 || fs::read(&path).unwrap() == damage, "step {count}");

@@ -234,13 +234,13 @@ impl Store {
 
     /// When the store was pruned last, milliseconds since the epoch.
     pub fn last_pruned(&self) -> Result<Option<u64>, StoreError> {
-        meta::get(&self.index(), meta::PRUNED_MS).map_err(|error| self.index_error(error))
+        meta::get(&*self.index()?, meta::PRUNED_MS).map_err(|error| self.index_error(error))
     }
 
     /// Whether it is time to prune: a day after the last time, or when the store seems to have outgrown its limit. Looks at no blob, and
     /// so may be wrong by what was removed or recorded twice.
     pub fn should_prune(&self, max_bytes: Option<u64>, now_ms: u64) -> Result<bool, StoreError> {
-        let index = self.index();
+        let index = self.index()?;
         let number = |name| meta::get(&index, name);
         let look = || -> Result<bool, rusqlite::Error> {
             if number(meta::DUE_MS)?.is_none_or(|due_ms| now_ms >= due_ms) {

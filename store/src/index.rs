@@ -25,6 +25,7 @@ use crate::error::StoreError;
 use crate::manifest::Manifest;
 use crate::record::encoding::{decode_argv, decode_times, details_digest};
 use crate::record::{Captured, OwnKey, Record, RecordHead, RecordId, TaskKey};
+use crate::seam::{self, Place};
 use crate::trace::Trace;
 use crate::{Store, schema};
 
@@ -55,8 +56,14 @@ pub(crate) struct BadRow {
 
 impl Store {
     /// The connection. A thread that panicked while it held the lock left no half transaction: dropping one rolls it back.
-    pub(crate) fn index(&self) -> MutexGuard<'_, Connection> {
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn index(&self) -> Result<MutexGuard<'_, Connection>, StoreError> {
+        self.index_gate()?;
+        Ok(self.connection.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Passed before whatever touches the index.
+    pub(crate) fn index_gate(&self) -> Result<(), StoreError> {
+        seam::gate(Place::Store, seam::Step::Index).map_err(StoreError::disk("use", schema::index_path(self.dir())))
     }
 
     /// Says an error of the index, and remembers damage for the next opening.
@@ -146,7 +153,7 @@ impl Store {
     pub fn captured(&self, id: &RecordId) -> Result<Captured, StoreError> {
         let row = self.row(id)?.ok_or_else(|| gone(id))?;
         let inline = {
-            let index = self.index();
+            let index = self.index()?;
             column(&index, "SELECT captured FROM records WHERE id = ?1", &id.0)
                 .map_err(|error| self.index_error(error))?
         };
@@ -176,7 +183,7 @@ impl Store {
     fn details(&self, id: &RecordId) -> Result<(Vec<u8>, Vec<u8>), StoreError> {
         let row = self.row(id)?.ok_or_else(|| gone(id))?;
         let found = {
-            let index = self.index();
+            let index = self.index()?;
             index
                 .prepare_cached("SELECT times, argv FROM records WHERE id = ?1")
                 .and_then(|mut query| {
@@ -193,7 +200,7 @@ impl Store {
 
     /// One checked row.
     pub(crate) fn row(&self, id: &RecordId) -> Result<Option<CheckedRow>, StoreError> {
-        let index = self.index();
+        let index = self.index()?;
         match row_by_id(&index, id).map_err(|error| self.index_error(error))? {
             None => Ok(None),
             Some(Ok(row)) => Ok(Some(row)),
@@ -203,7 +210,7 @@ impl Store {
 
     /// The checked heads that a query gives. Damaged rows among them are left out and removed.
     fn heads(&self, sql: &str, params: impl Params) -> Result<Vec<RecordHead>, StoreError> {
-        let index = self.index();
+        let index = self.index()?;
         let read = || -> Result<(Vec<RecordHead>, Vec<BadRow>), rusqlite::Error> {
             let mut query = index.prepare_cached(sql)?;
             let (mut heads, mut bad) = (Vec::new(), Vec::new());
@@ -224,7 +231,7 @@ impl Store {
     }
 
     fn part(&self, sql: &str, digest: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
-        column(&self.index(), sql, digest).map_err(|error| self.index_error(error))
+        column(&*self.index()?, sql, digest).map_err(|error| self.index_error(error))
     }
 }
 

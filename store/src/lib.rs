@@ -57,6 +57,7 @@ pub mod pack;
 pub mod path;
 pub mod record;
 mod schema;
+pub mod seam;
 mod staging;
 mod stamps;
 mod survey;
@@ -131,23 +132,29 @@ impl Store {
 
     /// What is wrong with the index, if a quick look finds anything; changes nothing.
     pub fn index_flaw(&self) -> Result<Option<String>, StoreError> {
-        schema::quick_flaw(&self.dir, &self.index())
+        schema::quick_flaw(&self.dir, &*self.index()?)
     }
 
     /// Opens a file in the directory that locks something of the program's own, making it when needed. `name` may have one directory
     /// before it. Whatever was planted there, nothing elsewhere is opened or made.
     pub fn open_lock_file(&self, name: &Path) -> Result<std::fs::File, StoreError> {
-        let path = self.dir.join(name);
-        if let Some(dir) = path.parent().filter(|dir| *dir != self.dir) {
-            disk::make_dir(dir).map_err(StoreError::disk("make the directory", dir))?;
-        }
+        let path = self.way_to(name)?;
         disk::open_lock(&path).map_err(StoreError::disk("open", &path))
     }
 
     /// The same for a file that is written at its end only.
     pub fn open_log_file(&self, name: &Path) -> Result<std::fs::File, StoreError> {
-        let path = self.dir.join(name);
+        let path = self.way_to(name)?;
         disk::open_append(&path).map_err(StoreError::disk("open", &path))
+    }
+
+    /// The path of something in the store, whose directory is made.
+    fn way_to(&self, name: &Path) -> Result<PathBuf, StoreError> {
+        let path = self.dir.join(name);
+        if let Some(dir) = path.parent().filter(|dir| *dir != self.dir) {
+            disk::make_dir(dir).map_err(StoreError::disk("make the directory", dir))?;
+        }
+        Ok(path)
     }
 
     /// Bytes that may still be written on the disk of the store.

@@ -20,7 +20,7 @@ use crate::blob::unique_name;
 use crate::error::StoreError;
 use crate::gc::DAY_MS;
 use crate::index::meta;
-use crate::{disk, format};
+use crate::{disk, format, seam};
 
 /// The version of the tables below, kept in SQLite's `user_version`.
 pub const SCHEMA_VERSION: i64 = 2;
@@ -178,7 +178,15 @@ pub(crate) fn open(dir: &Path) -> Result<(Connection, Option<String>), StoreErro
     };
     let (index, notice) = match outcome {
         Outcome::Ready(index) => (index, None),
-        Outcome::Unready => (create(dir)?, None),
+        Outcome::Unready => {
+            // What is there was cut to nothing, or its maker died early. Whoever still has it open holds SQLite's lock on it, so it is not filled but
+            // replaced; the log goes first, since one without its index would be taken for that of the next.
+            for suffix in SUFFIXES.into_iter().rev() {
+                let path = with_suffix(&index_path(dir), suffix);
+                disk::unlink(&path).map_err(StoreError::disk("remove", &path))?;
+            }
+            (create(dir)?, None)
+        }
         Outcome::Damaged(detail) => {
             let aside = set_aside(dir)?;
             let notice = format!(
@@ -225,6 +233,7 @@ fn open_present(dir: &Path, alone: bool) -> Result<Outcome, StoreError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Outcome::Unready),
         Err(error) => return Err(StoreError::disk("read the attributes of", &path)(error)),
     }
+    gate(&path)?;
     let ready = connect(&path, OpenFlags::empty()).and_then(|mut index| {
         let mut version: i64 = index.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         if alone && (OLDEST_VERSION..SCHEMA_VERSION).contains(&version) {
@@ -266,12 +275,8 @@ fn open_present(dir: &Path, alone: bool) -> Result<Outcome, StoreError> {
 fn create(dir: &Path) -> Result<Connection, StoreError> {
     let path = index_path(dir);
     // Made here and not by SQLite, so that nobody else can read what commands printed, whatever the umask says.
-    match disk::create_new(&path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(StoreError::disk("create", path)(error));
-        }
-        _ => {}
-    }
+    disk::create_new(&path).map_err(StoreError::disk("create", &path))?;
+    gate(&path)?;
     let make = || -> Result<Connection, rusqlite::Error> {
         let mut index = connect(&path, OpenFlags::SQLITE_OPEN_CREATE)?;
         // Kept in the file, so whoever opens it later need not ask for it.
@@ -295,6 +300,11 @@ fn update(index: &mut Connection) -> Result<(), rusqlite::Error> {
     change.execute_batch(MORE_TABLES)?;
     change.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     change.commit()
+}
+
+/// Passed before the database is opened or made.
+fn gate(path: &Path) -> Result<(), StoreError> {
+    seam::gate(seam::Place::Store, seam::Step::Index).map_err(StoreError::disk("open", path))
 }
 
 fn connect(path: &Path, more: OpenFlags) -> Result<Connection, rusqlite::Error> {

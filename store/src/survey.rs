@@ -79,7 +79,7 @@ impl Store {
         for path in self.quarantined()? {
             sizes.quarantine_disk_bytes += look(&path)?.map_or(0, |facts| facts.disk_bytes);
         }
-        let index = self.index();
+        let index = self.index()?;
         let number = |sql: &str| index.query_row(sql, [], |row| row.get::<_, i64>(0)).map(i64::cast_unsigned);
         let mut read = || -> Result<(), rusqlite::Error> {
             sizes.entries = number("SELECT count(*) FROM records WHERE usable = 1")?;
@@ -104,7 +104,7 @@ impl Store {
 
     /// All records, last used first.
     pub fn listed(&self) -> Result<Vec<Listed>, StoreError> {
-        let index = self.index();
+        let index = self.index()?;
         let read = || -> Result<Vec<Listed>, rusqlite::Error> {
             let snapshot = index.unchecked_transaction()?;
             let mut standing =

@@ -224,10 +224,6 @@ fn all(tree: Tree) {
     let mut done = 0;
     for kind in KINDS {
         for damage in DAMAGES {
-            // See `an_index_emptied_under_the_daemon_is_set_aside`.
-            if (tree, kind, damage) == (Tree::Mounted, Kind::Index, Damage::Empty) {
-                continue;
-            }
             if let Some(line) = case(tree, kind, damage) {
                 println!("{line}");
                 done += 1;
@@ -250,11 +246,4 @@ fn no_damage_gives_a_wrong_tree_that_is_mounted() {
 #[test]
 fn no_damage_gives_a_wrong_tree_that_is_mounted_later() {
     all(Tree::Asleep);
-}
-
-#[test]
-#[ignore = "fails: slow: the daemon keeps SQLite's lock of what the index was, and each run waits ten seconds for it before it runs uncached"]
-fn an_index_emptied_under_the_daemon_is_set_aside() {
-    let line = case(Tree::Mounted, Kind::Index, Damage::Empty).unwrap();
-    assert!(line.ends_with("hit"), "{line}");
 }

@@ -78,13 +78,13 @@ impl<B: Backing> View<B> {
         Ok(file)
     }
 
-    /// Writes to a file; if the staging area is full, the file moves elsewhere first.
+    /// Writes to a file; if the staging area is full or fails, the file moves elsewhere first.
     fn with_room<T>(&self, id: NodeId, write: impl Fn(&B::File) -> Result<T>) -> Result<T> {
         loop {
             let spills = self.spills.load(Ordering::SeqCst);
             let file = self.opened_for_writing(id)?;
             match write(&file) {
-                Err(full @ (Status::NoSpace | Status::Quota)) => {
+                Err(full @ (Status::NoSpace | Status::Quota | Status::Io)) => {
                     let elsewhere = self.lock().spill(id, &file).map_err(|_| full)?;
                     return write(&elsewhere).inspect(|_| self.lock().note_change(id));
                 }
@@ -246,12 +246,10 @@ impl<B: Backing> Guard<'_, B> {
         }
     }
 
-    /// A new staged file.
+    /// A new staged file: elsewhere if the staging area is full, or whatever else is wrong with it.
     pub(super) fn stage(&self) -> Result<(StagedId, B::File)> {
-        match self.view.backing.stage() {
-            Err(full @ (Status::NoSpace | Status::Quota)) => self.view.backing.stage_elsewhere().map_err(|_| full),
-            staged => staged,
-        }
+        let backing = &self.view.backing;
+        backing.stage().or_else(|status| backing.stage_elsewhere().map_err(|_| status))
     }
 
     /// Moves a staged file to where there is room, unless somebody else just did.
@@ -300,13 +298,10 @@ impl<B: Backing> Guard<'_, B> {
         let (staged, file) = self.stage()?;
         let Err(status) = fill(&file, source, shown) else { return Ok((staged, file)) };
         self.discard(staged);
-        if !matches!(status, Status::NoSpace | Status::Quota) {
-            return Err(status);
-        }
         let (staged, file) = self.view.backing.stage_elsewhere().map_err(|_| status)?;
         match fill(&file, source, shown) {
             Ok(()) => Ok((staged, file)),
-            Err(status) => {
+            Err(_) => {
                 self.discard(staged);
                 Err(status)
             }

@@ -48,6 +48,8 @@ struct Tree {
     stopped: bool,
     /// Calls until the fault, and what it says.
     fault: Option<(u64, Status)>,
+    /// Whether it stays so.
+    lasting: bool,
     faulted: bool,
 }
 
@@ -93,7 +95,9 @@ impl Tree {
         match &mut self.fault {
             Some((0, status)) => {
                 let status = *status;
-                self.fault = None;
+                if !self.lasting {
+                    self.fault = None;
+                }
                 self.faulted = true;
                 Err(status)
             }
@@ -248,7 +252,13 @@ impl Memory {
     /// The `nth` call from now on (0: the next) fails.
     pub fn fail(&self, nth: u64, status: Status) {
         let mut tree = self.tree.lock();
-        (tree.fault, tree.faulted) = (Some((nth, status)), false);
+        (tree.fault, tree.faulted, tree.lasting) = (Some((nth, status)), false, false);
+    }
+
+    /// The same, and all calls after it.
+    pub fn fail_from(&self, nth: u64, status: Status) {
+        self.fail(nth, status);
+        self.tree.lock().lasting = true;
     }
 
     /// No call fails from now on. Returns whether one did.

@@ -18,6 +18,7 @@ use wink_fs::attr::{Attr, Kind, SetAttr};
 use wink_fs::backing::{Access, Backing, DirEntry, Placing, RenameMode, Result, Space, StagedId, Want, XattrMode};
 use wink_fs::name::Name;
 use wink_fs::status::Status;
+use wink_store::seam::{self, Place, Step};
 
 use super::attr::{attr_of, chmod_at, kind_of, mode_bits, mode_to_settle, owner, settle_mode, timestamps};
 use super::descriptors::{Pool, budget};
@@ -184,10 +185,12 @@ impl Backing for RealBacking {
     }
 
     fn create(&self, dir: &RealDir, name: &Name, mode: u32) -> Result<RealFile> {
+        gate(Place::Tree, Step::Create)?;
         create_regular(&*dir.fd()?, name.as_bytes(), mode).map_err(from_rustix)
     }
 
     fn make_dir(&self, dir: &RealDir, name: &Name, mode: u32) -> Result<()> {
+        gate(Place::Tree, Step::MakeDir)?;
         let fd = dir.fd()?;
         with_c_name(name, |name| {
             rustix::fs::mkdirat(&fd, name, mode_bits(mode))?;
@@ -196,6 +199,7 @@ impl Backing for RealBacking {
     }
 
     fn make_link(&self, dir: &RealDir, name: &Name, target: &[u8]) -> Result<()> {
+        gate(Place::Tree, Step::Create)?;
         rustix::fs::symlinkat(target, dir.fd()?, name.as_bytes()).map_err(from_rustix)
     }
 
@@ -216,19 +220,23 @@ impl Backing for RealBacking {
     }
 
     fn hard_link(&self, dir: &RealDir, name: &Name, to_dir: &RealDir, to_name: &Name) -> Result<()> {
+        gate(Place::Tree, Step::Create)?;
         rustix::fs::linkat(dir.fd()?, name.as_bytes(), to_dir.fd()?, to_name.as_bytes(), AtFlags::empty())
             .map_err(from_rustix)
     }
 
     fn remove_file(&self, dir: &RealDir, name: &Name) -> Result<()> {
+        gate(Place::Tree, Step::Unlink)?;
         rustix::fs::unlinkat(dir.fd()?, name.as_bytes(), AtFlags::empty()).map_err(from_rustix)
     }
 
     fn remove_dir(&self, dir: &RealDir, name: &Name) -> Result<()> {
+        gate(Place::Tree, Step::Unlink)?;
         rustix::fs::unlinkat(dir.fd()?, name.as_bytes(), AtFlags::REMOVEDIR).map_err(from_rustix)
     }
 
     fn rename(&self, dir: &RealDir, name: &Name, to_dir: &RealDir, to_name: &Name, mode: RenameMode) -> Result<()> {
+        gate(Place::Tree, Step::Rename)?;
         let flags = match mode {
             RenameMode::Replace => RenameFlags::empty(),
             RenameMode::NoReplace => RenameFlags::NOREPLACE,
@@ -239,6 +247,7 @@ impl Backing for RealBacking {
     }
 
     fn set_attr(&self, dir: &RealDir, name: &Name, change: &SetAttr) -> Result<()> {
+        gate(Place::Tree, Step::SetMode)?;
         let fd = dir.fd()?;
         if let Some(size) = change.size {
             let file = open_regular(&fd, name.as_bytes(), OFlags::WRONLY)?;
@@ -262,6 +271,7 @@ impl Backing for RealBacking {
     }
 
     fn set_dir_attr(&self, dir: &RealDir, change: &SetAttr) -> Result<()> {
+        gate(Place::Tree, Step::SetMode)?;
         if change.size.is_some() {
             return Err(Status::IsDir);
         }
@@ -279,6 +289,7 @@ impl Backing for RealBacking {
     }
 
     fn sync_dir(&self, dir: &RealDir) -> Result<()> {
+        gate(Place::Tree, Step::Sync)?;
         open_listing(&*dir.fd()?).and_then(rustix::fs::fsync).map_err(from_rustix)
     }
 
@@ -303,6 +314,7 @@ impl Backing for RealBacking {
     }
 
     fn stage(&self) -> Result<(StagedId, RealFile)> {
+        gate(Place::Store, Step::Create)?;
         let staging = self.staging()?;
         loop {
             let id = StagedId(staging.next.fetch_add(1, Ordering::Relaxed));
@@ -314,6 +326,7 @@ impl Backing for RealBacking {
     }
 
     fn stage_elsewhere(&self) -> Result<(StagedId, RealFile)> {
+        gate(Place::Tree, Step::Create)?;
         let (spill, staging) = (self.spill.as_ref().ok_or(Status::NoSpace)?, self.staging()?);
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&spill.directory, c".", flags, mode_bits(0o600)).map_err(from_rustix)?;
@@ -324,6 +337,7 @@ impl Backing for RealBacking {
     }
 
     fn open_staged(&self, id: StagedId) -> Result<RealFile> {
+        gate(Place::Store, Step::Open)?;
         if let Some(spill) = &self.spill
             && let Some(file) = spill.files.lock().get(&id)
         {
@@ -333,11 +347,18 @@ impl Backing for RealBacking {
     }
 
     fn remove_staged(&self, id: StagedId) -> Result<()> {
+        gate(Place::Store, Step::Unlink)?;
         if self.spill.as_ref().is_some_and(|spill| spill.files.lock().remove(&id).is_some()) {
             return Ok(());
         }
         rustix::fs::unlinkat(&self.staging()?.directory, id.0.to_string(), AtFlags::empty()).map_err(from_rustix)
     }
+}
+
+/// Passed before whatever changes the tree, and before what is done with staged files.
+#[cfg_attr(debug_assertions, track_caller)]
+fn gate(place: Place, step: Step) -> Result<()> {
+    seam::gate(place, step).map_err(|error| from_io(&error))
 }
 
 /// Runs `act` with the name as the kernel wants it, for calls that need it more than once.

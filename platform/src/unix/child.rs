@@ -14,6 +14,7 @@ use rustix::process::{Pid, Rlimit};
 
 use super::descriptors::original_limit;
 use super::enter::Inside;
+use super::front::command_begins;
 use super::signals::{WATCHED, ignored_before};
 
 /// Where a command is looked for without `PATH`, as the C library does.
@@ -245,6 +246,7 @@ impl Child<'_> {
     /// As [`Child::become_command`].
     unsafe fn exec(&mut self) -> i32 {
         let mut reason = libc::ENOENT;
+        command_begins();
         for candidate in &self.plan.candidates {
             // SAFETY: path and vectors are NUL-terminated and live in the parent's prepared memory, of which this is a copy.
             unsafe { libc::execve(candidate.as_ptr(), self.argv.as_ptr(), self.envp.as_ptr()) };

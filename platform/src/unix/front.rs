@@ -29,10 +29,19 @@ const MESSAGE_BYTES: usize = 5;
 const ENDS: u8 = 0;
 const STAYS: u8 = 1;
 
+/// What front, engine and command share.
+#[repr(C)]
+struct Shared {
+    /// Bit n is set when the engine got signal n from somebody other than the front.
+    got: AtomicU32,
+    /// Not 0 once a command is about to be executed.
+    begun: AtomicU32,
+}
+
 /// In the engine: the front's process number; 0 elsewhere.
 static FRONT: AtomicI32 = AtomicI32::new(0);
-/// Shared by both: bit n is set when the engine got signal n from somebody other than the front.
-static GOT: AtomicPtr<AtomicU32> = AtomicPtr::new(std::ptr::null_mut());
+/// Null where there is no engine.
+static SHARED: AtomicPtr<Shared> = AtomicPtr::new(std::ptr::null_mut());
 /// In the front: where the handler writes the signals that arrive.
 static ARRIVED: AtomicI32 = AtomicI32::new(-1);
 
@@ -62,17 +71,27 @@ impl Announcer {
     }
 }
 
-/// Runs `engine` in a child process and returns the code that it announces, or `None` if it ended without a word. An error means
-/// that nothing was run. To be called while the process has one thread.
-pub fn split(engine: impl FnOnce(Announcer)) -> io::Result<Option<i32>> {
+/// How an engine came to its end, as the front sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It announced this exit code.
+    Code(i32),
+    /// It ended without a word before any command was executed.
+    BeforeTheCommand,
+    /// It ended without a word, and a command with it.
+    Lost,
+}
+
+/// Runs `engine` in a child process. An error means that nothing was run. To be called while the process has one thread.
+pub fn split(engine: impl FnOnce(Announcer)) -> io::Result<Ending> {
     let (read, write): (OwnedFd, OwnedFd) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     let (signals, arrived) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-    // SAFETY: a fresh mapping at an address of the kernel's choice, large enough for one number, never unmapped.
+    // SAFETY: a fresh mapping at an address of the kernel's choice, large enough for what is shared, never unmapped.
     let shared = unsafe {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
-        rustix::mm::mmap_anonymous(std::ptr::null_mut(), size_of::<AtomicU32>(), protection, MapFlags::SHARED)?
+        rustix::mm::mmap_anonymous(std::ptr::null_mut(), size_of::<Shared>(), protection, MapFlags::SHARED)?
     };
-    GOT.store(shared.cast(), Ordering::SeqCst);
+    SHARED.store(shared.cast(), Ordering::SeqCst);
     let front = rustix::process::getpid();
     // SAFETY: the process has a single thread (the caller's promise), so no lock is held by a thread that the child lacks.
     match unsafe { libc::fork() } {
@@ -97,7 +116,13 @@ pub fn split(engine: impl FnOnce(Announcer)) -> io::Result<Option<i32>> {
             handle(note_arrival);
             let code = wait(engine, read, &signals);
             ARRIVED.store(-1, Ordering::SeqCst);
-            Ok(code)
+            // The command's process holds the pipe until it is executed, so by now it either was or never will be.
+            let begun = self::shared().is_some_and(|shared| shared.begun.load(Ordering::SeqCst) != 0);
+            Ok(match code {
+                Some(code) => Ending::Code(code),
+                None if begun => Ending::Lost,
+                None => Ending::BeforeTheCommand,
+            })
         }
     }
 }
@@ -133,15 +158,22 @@ fn wait(engine: libc::c_int, word: OwnedFd, signals: &OwnedFd) -> Option<i32> {
     announced.is_ok().then(|| i32::from_le_bytes(code))
 }
 
-fn got() -> Option<&'static AtomicU32> {
+fn shared() -> Option<&'static Shared> {
     // SAFETY: null, or the mapping of `split`, which is aligned to a page, zeroed and never unmapped.
-    unsafe { GOT.load(Ordering::SeqCst).as_ref() }
+    unsafe { SHARED.load(Ordering::SeqCst).as_ref() }
+}
+
+/// To be called by a command's process when it is about to be executed. Async-signal-safe.
+pub(crate) fn command_begins() {
+    if let Some(shared) = shared() {
+        shared.begun.store(1, Ordering::SeqCst);
+    }
 }
 
 /// Whether the engine got the signal too; forgets it.
 fn engine_got(signal: u8) -> bool {
     let bit = 1 << (u32::from(signal) & 31);
-    got().is_some_and(|got| got.fetch_and(!bit, Ordering::SeqCst) & bit != 0)
+    shared().is_some_and(|shared| shared.got.fetch_and(!bit, Ordering::SeqCst) & bit != 0)
 }
 
 /// To be called by every handler of these signals in the engine: whether the command must be told. Async-signal-safe.
@@ -155,8 +187,8 @@ pub(crate) fn is_for_command(signal: libc::c_int, code: libc::c_int, sender: lib
     if front == 0 || sender == front {
         return sent;
     }
-    if sent && let Some(got) = got() {
-        got.fetch_or(1 << (signal.cast_unsigned() & 31), Ordering::SeqCst);
+    if sent && let Some(shared) = shared() {
+        shared.got.fetch_or(1 << (signal.cast_unsigned() & 31), Ordering::SeqCst);
     }
     false
 }

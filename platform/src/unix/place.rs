@@ -21,9 +21,12 @@ use parking_lot::Mutex;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
 use wink_fs::attr::{Attr, Time};
+use wink_fs::status::Status;
+use wink_store::seam::{Place, Step, gate};
 
 use super::attr::{attr_of, chmod_at, mode_bits, owner as owner_of, settle_mode, timestamps};
-use super::whole::{TEMPORARY_NAMES_TRIED, Temporary, WholeFiles, is_temporary};
+use super::whole::{self, TEMPORARY_NAMES_TRIED, Temporary, WholeFiles, is_temporary};
+use crate::errno::from_io;
 
 /// Parent directories whose descriptors are kept: a publication walks the tree in order, so few are in use at a time.
 const PARENTS_KEPT: usize = 256;
@@ -71,6 +74,7 @@ struct Spot {
 impl Placer {
     /// A placer for the workspace at `root`.
     pub fn new(root: &Path) -> io::Result<Placer> {
+        gate(Place::Tree, Step::Open)?;
         let root = rustix::fs::open(root, PARENT.difference(OFlags::NOFOLLOW), Mode::empty())?;
         Ok(Placer {
             root: Arc::new(root),
@@ -102,15 +106,18 @@ impl Placer {
     pub fn place_link(&self, rel: &[u8], target: &[u8], mtime: Time) -> io::Result<()> {
         self.at(rel, |spot| {
             let parent = &spot.parent;
+            gate(Place::Tree, Step::Create)?;
             let temporary = Temporary::make(parent, |name| rustix::fs::symlinkat(target, parent, name))?.1;
+            gate(Place::Tree, Step::SetMode)?;
             rustix::fs::utimensat(parent, temporary.name(), &timestamps(None, Some(mtime)), AtFlags::SYMLINK_NOFOLLOW)?;
-            Ok(temporary.replace(parent, &spot.name)?)
+            temporary.replace(parent, &spot.name)
         })
     }
 
     /// Makes the directory `rel`, or takes the one that stands there, and gives it `mode`. Its parent must exist.
     pub fn make_dir(&self, rel: &[u8], mode: u32) -> io::Result<()> {
         self.at(rel, |spot| {
+            gate(Place::Tree, Step::MakeDir)?;
             match rustix::fs::mkdirat(&spot.parent, &*spot.name, mode_bits(mode)) {
                 Ok(()) => {}
                 Err(Errno::EXIST) => {
@@ -121,21 +128,46 @@ impl Placer {
                 }
                 Err(errno) => return Err(errno.into()),
             }
+            gate(Place::Tree, Step::SetMode)?;
             Ok(settle_mode(&spot.parent, &spot.name, mode)?)
         })
+    }
+
+    /// Removes from the directory `rel` what processes left there that were killed while they placed something, and what this one could not remove
+    /// then. An error is what may be better another time; where nobody may look, or where there is no directory, there is nothing to do.
+    pub fn sweep(&self, rel: &[u8]) -> io::Result<()> {
+        let swept = match rel {
+            [] => whole::sweep(&self.root),
+            rel => split(rel).and_then(|_| self.open_beneath(rel)).and_then(|dir| whole::sweep(&dir)),
+        };
+        match swept {
+            Err(error)
+                if !matches!(
+                    from_io(&error),
+                    Status::Io | Status::NoMemory | Status::TooManyOpen | Status::NoSpace | Status::Quota
+                ) =>
+            {
+                Ok(())
+            }
+            swept => swept,
+        }
     }
 
     /// Sets the time of last change of whatever is at `rel`, a link's own.
     pub fn set_times(&self, rel: &[u8], mtime: Time) -> io::Result<()> {
         self.at(rel, |spot| {
             let times = timestamps(None, Some(mtime));
+            gate(Place::Tree, Step::SetMode)?;
             Ok(rustix::fs::utimensat(&spot.parent, &*spot.name, &times, AtFlags::SYMLINK_NOFOLLOW)?)
         })
     }
 
     /// Sets the permission bits of a file or directory; a symbolic link has none and is an error.
     pub fn set_mode(&self, rel: &[u8], mode: u32) -> io::Result<()> {
-        self.at(rel, |spot| Ok(chmod_at(&spot.parent, &spot.name, mode)?))
+        self.at(rel, |spot| {
+            gate(Place::Tree, Step::SetMode)?;
+            Ok(chmod_at(&spot.parent, &spot.name, mode)?)
+        })
     }
 
     /// Renames what is at `rel` to the first free name of [`aside_name`], and returns that name.
@@ -145,6 +177,7 @@ impl Placer {
             let (_, name) = split(&aside)?;
             let renamed = self.at(rel, |spot| {
                 let flags = RenameFlags::NOREPLACE;
+                gate(Place::Tree, Step::Rename)?;
                 Ok(rustix::fs::renameat_with(&spot.parent, &*spot.name, &spot.parent, &*name, flags)?)
             });
             match renamed {
@@ -158,22 +191,30 @@ impl Placer {
     /// Sets owner and group of whatever is at `rel`, a link's own.
     pub fn set_owner(&self, rel: &[u8], uid: u32, gid: u32) -> io::Result<()> {
         let (uid, gid) = owner_of(Some(uid), Some(gid))?;
-        self.at(rel, |spot| Ok(rustix::fs::chownat(&spot.parent, &*spot.name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?))
+        self.at(rel, |spot| {
+            gate(Place::Tree, Step::SetMode)?;
+            Ok(rustix::fs::chownat(&spot.parent, &*spot.name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?)
+        })
     }
 
     /// Removes a name that is not a directory.
     pub fn remove_file(&self, rel: &[u8]) -> io::Result<()> {
-        self.at(rel, |spot| Ok(rustix::fs::unlinkat(&spot.parent, &*spot.name, AtFlags::empty())?))
+        self.at(rel, |spot| {
+            gate(Place::Tree, Step::Unlink)?;
+            Ok(rustix::fs::unlinkat(&spot.parent, &*spot.name, AtFlags::empty())?)
+        })
     }
 
     /// Removes the directory `rel` if it is empty; `false` if it still holds names.
     pub fn remove_dir(&self, rel: &[u8]) -> io::Result<bool> {
-        let removed =
-            self.at(rel, |spot| match rustix::fs::unlinkat(&spot.parent, &*spot.name, AtFlags::REMOVEDIR) {
+        let removed = self.at(rel, |spot| {
+            gate(Place::Tree, Step::Unlink)?;
+            match rustix::fs::unlinkat(&spot.parent, &*spot.name, AtFlags::REMOVEDIR) {
                 Ok(()) => Ok(true),
                 Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(false),
                 Err(errno) => Err(errno.into()),
-            })?;
+            }
+        })?;
         if removed {
             // A new directory of that name is not the one whose descriptor is kept.
             self.parents.lock().retain(|path, _| !is_at_or_below(path, rel));
@@ -183,7 +224,10 @@ impl Placer {
 
     /// Attributes of what is at `rel`, a link's own; `None` if nothing is. A symbolic link on the way is an error.
     pub fn stat(&self, rel: &[u8]) -> io::Result<Option<Attr>> {
-        let stat = self.at(rel, |spot| Ok(rustix::fs::statat(&spot.parent, &*spot.name, AtFlags::SYMLINK_NOFOLLOW)?));
+        let stat = self.at(rel, |spot| {
+            gate(Place::Tree, Step::Stat)?;
+            Ok(rustix::fs::statat(&spot.parent, &*spot.name, AtFlags::SYMLINK_NOFOLLOW)?)
+        });
         match stat {
             Ok(stat) => Ok(Some(attr_of(&stat))),
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => Ok(None),
@@ -193,13 +237,17 @@ impl Placer {
 
     /// Target of the symbolic link at `rel`.
     pub fn read_link(&self, rel: &[u8]) -> io::Result<Vec<u8>> {
-        self.at(rel, |spot| Ok(rustix::fs::readlinkat(&spot.parent, &*spot.name, Vec::new())?.into_bytes()))
+        self.at(rel, |spot| {
+            gate(Place::Tree, Step::Read)?;
+            Ok(rustix::fs::readlinkat(&spot.parent, &*spot.name, Vec::new())?.into_bytes())
+        })
     }
 
     /// Opens the regular file at `rel` for reading; anything else is an error.
     pub fn open_read(&self, rel: &[u8]) -> io::Result<File> {
         self.at(rel, |spot| {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+            gate(Place::Tree, Step::Open)?;
             let file = rustix::fs::openat(&spot.parent, &*spot.name, flags, Mode::empty())?;
             match FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) {
                 FileType::RegularFile => Ok(File::from(file)),
@@ -258,6 +306,7 @@ impl Placer {
     }
 
     fn open_beneath(&self, rel: &[u8]) -> io::Result<OwnedFd> {
+        gate(Place::Tree, Step::Open)?;
         if !self.no_openat2.load(Ordering::Relaxed) {
             // Without NOFOLLOW a link as the last name is reported as what it is, ELOOP; NO_SYMLINKS refuses it all the same.
             let flags = PARENT.difference(OFlags::NOFOLLOW);

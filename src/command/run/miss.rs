@@ -16,8 +16,8 @@ use super::{Asked, Missed, Why, count, native, not_started};
 use crate::command::cache::prune::{is_tending_due, start_tending};
 use crate::engine::capture::Harvest;
 use crate::engine::detect::{Attempt, Ended};
-use crate::engine::publish::lock;
 use crate::engine::tree::Tree;
+use crate::engine::turn::Turn;
 use crate::engine::{Engine, Input, Task, now_ms};
 use crate::outer;
 use crate::report::{Class, Report, Status};
@@ -152,7 +152,7 @@ fn after<'s>(
     }
     // One publishes at a time: what is checked against the workspace must still be so when it is written. Without the lock (a
     // full disk) it is published all the same, and not recorded.
-    let turn = lock(store, engine.workspace());
+    let turn = Turn::take(store, &task.workspace);
     // What is stored now stays until it is published and recorded. Without that it is published past the cache.
     let hold = store.hold();
     let engine = &Engine { unheld: hold.is_err(), ..*engine };
@@ -165,7 +165,7 @@ fn after<'s>(
     if let Err(error) = &hold {
         harvest.doubts.push(error.to_string());
     }
-    let published = ended.publish(engine, &mut harvest, &mut tree);
+    let published = ended.publish(engine, &mut harvest, &mut tree, turn.as_ref().ok());
     tree.save();
     drop(tree);
 

@@ -15,6 +15,7 @@ use super::Engine;
 use super::capture::Harvest;
 use super::own::Standing;
 use super::tree::Tree;
+use super::turn::Turn;
 
 /// One way of finding out what a command reads and writes.
 pub trait Detect: Send + Sync {
@@ -38,8 +39,15 @@ pub trait Ended {
     /// What it saw and left. Whatever is in doubt is noted there.
     fn harvest<'s>(&mut self, engine: &Engine<'s>, tree: &mut Tree<'s>) -> anyhow::Result<Harvest>;
 
-    /// Brings the workspace into the state that the run leaves; what cannot be brought there is the error.
-    fn publish<'s>(&mut self, engine: &Engine<'s>, harvest: &mut Harvest, tree: &mut Tree<'s>) -> anyhow::Result<()>;
+    /// Brings the workspace into the state that the run leaves; what cannot be brought there is the error. `turn` is the workspace's, if it was to
+    /// be had.
+    fn publish<'s>(
+        &mut self,
+        engine: &Engine<'s>,
+        harvest: &mut Harvest,
+        tree: &mut Tree<'s>,
+        turn: Option<&Turn>,
+    ) -> anyhow::Result<()>;
 
     /// Processes outlived the command: stays with them until the last has gone.
     fn stay(self: Box<Self>, engine: &Engine<'_>);

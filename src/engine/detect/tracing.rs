@@ -20,9 +20,9 @@ use crate::config::Own;
 use crate::engine::Engine;
 use crate::engine::capture::{Carried, Harvest, Yield};
 use crate::engine::own::{Standing, is_history, is_stored, standing};
-use crate::engine::publish::{Deed, lock};
 use crate::engine::session::{Outcome, Ran};
 use crate::engine::tree::Tree;
+use crate::engine::turn::Turn;
 
 /// See the module.
 pub struct Tracing;
@@ -69,7 +69,7 @@ impl Ended for Viewed {
             notes: view.notes(),
             printed: Captured { pieces: ran.finished.pieces.clone() },
             carried: self.carried.take(),
-            hidden: self.hidden.paths.clone(),
+            hidden: &self.hidden,
             zones: &ran.zones,
             unnoted: &ran.unnoted,
             backing: view.backing().real(),
@@ -92,15 +92,27 @@ impl Ended for Viewed {
         Ok(harvest)
     }
 
-    fn publish<'s>(&mut self, engine: &Engine<'s>, harvest: &mut Harvest, tree: &mut Tree<'s>) -> anyhow::Result<()> {
-        let mut published = engine.publish(harvest, &self.leftovers, tree);
-        // The daemon may have died half-way. What was written is written again; only what was set aside cannot be twice.
-        if let (Err(_), Some(mount)) = (&published, &engine.task.mount)
-            && is_dead(&mount.root)
-            && !harvest.deeds.iter().any(Deed::is_set_aside)
-            && crate::command::mount::revive(&engine.task.workspace).is_ok()
-        {
-            published = engine.publish(harvest, &self.leftovers, tree);
+    fn publish<'s>(
+        &mut self,
+        engine: &Engine<'s>,
+        harvest: &mut Harvest,
+        tree: &mut Tree<'s>,
+        turn: Option<&Turn>,
+    ) -> anyhow::Result<()> {
+        let task = engine.task;
+        let mut published = engine.publish(harvest, &self.leftovers, tree, turn);
+        if published.is_err() {
+            // The daemon may have died half-way, or something was short for a moment.
+            if task.mount.as_ref().is_some_and(|mount| is_dead(&mount.root)) {
+                let _ = crate::command::mount::revive(&task.workspace);
+            }
+            if let Some(turn) = turn {
+                turn.sweep(&task.workspace);
+            }
+            published = engine.publish(harvest, &self.leftovers, tree, turn);
+            if let (Err(_), Some(turn)) = (&published, turn) {
+                turn.leave();
+            }
         }
         if !self.ran.finished.survivors.is_empty() {
             self.ran.published = std::mem::take(&mut harvest.deeds);
@@ -122,7 +134,7 @@ impl Ended for Viewed {
         }
         let published = std::mem::take(&mut ran.published);
         let publish = || -> anyhow::Result<()> {
-            let _turn = lock(engine.store, engine.workspace())?;
+            let turn = Turn::take(engine.store, &engine.task.workspace)?;
             let hold = engine.store.hold();
             let engine = &Engine { unheld: hold.is_err(), ..*engine };
             let view = ran.view.inner();
@@ -133,7 +145,7 @@ impl Ended for Viewed {
                 notes: view.notes(),
                 printed: Captured::default(),
                 carried: None,
-                hidden: HashSet::new(),
+                hidden: &Standing::default(),
                 zones: &ran.zones,
                 unnoted: &ran.unnoted,
                 backing: view.backing().real(),
@@ -145,7 +157,7 @@ impl Ended for Viewed {
             let replaced: HashSet<Vec<u8>> =
                 harvest.deeds.iter().filter(|deed| !deed.is_set_aside()).map(|deed| deed.path().to_vec()).collect();
             harvest.deeds.retain(|deed| !deed.is_set_aside() || replaced.contains(deed.path()));
-            engine.publish(&harvest, &Standing::default(), &mut tree)
+            engine.publish(&mut harvest, &Standing::default(), &mut tree, Some(&turn))
         };
         if let Err(error) = publish() {
             crate::complain(&format!(

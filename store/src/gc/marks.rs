@@ -167,7 +167,7 @@ impl Marks {
             nodes: Nodes::default(),
         };
         {
-            let index = store.index();
+            let index = store.index()?;
             let read = |marks: &mut Marks, numbers: &mut Numbers| -> Result<(), rusqlite::Error> {
                 let snapshot = index.unchecked_transaction()?;
                 marks.read(&snapshot, numbers)

@@ -32,7 +32,7 @@ impl Store {
     pub(super) fn forget_gone(&self, limits: &Limits, world: &dyn World, now_ms: u64) -> Result<(), StoreError> {
         let grace_ms = if limits.everything { 0 } else { GONE_MS };
         let known = {
-            let index = self.index();
+            let index = self.index()?;
             workspaces(&index).map_err(|error| self.index_error(error))?
         };
         let long_ago = |at_ms: u64| now_ms.saturating_sub(at_ms) >= grace_ms;
@@ -99,7 +99,7 @@ impl Store {
     /// Removes the locks of workspaces that are not known any more.
     fn remove_locks(&self) -> Result<(), StoreError> {
         let known: HashSet<String> = {
-            let index = self.index();
+            let index = self.index()?;
             let known = workspaces(&index).map_err(|error| self.index_error(error))?;
             known.iter().map(|(workspace, _)| Digest::of(workspace).to_string()).collect()
         };
@@ -124,7 +124,7 @@ impl Store {
 
     /// Gives pages of the index back that are empty. Best effort: whoever uses the index goes first.
     fn compact(&self, always: bool) {
-        let index = self.index();
+        let Ok(index) = self.index() else { return };
         let pragma =
             |name: &str| index.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0)).unwrap_or(0);
         let (empty, all, page) = (pragma("freelist_count"), pragma("page_count"), pragma("page_size"));

@@ -99,7 +99,7 @@ impl<'s> Sweep<'s> {
         let version = self.store.data_version()?;
         if version != self.version {
             self.version = version;
-            let index = self.store.index();
+            let index = self.store.index()?;
             self.turn =
                 self.spared.read(&index, self.turn, self.since_ms).map_err(|error| self.store.index_error(error))?;
         }
@@ -175,7 +175,7 @@ impl<'s> Sweep<'s> {
     /// Removes traces and tree nodes that no record needs; `false` if it had to give up.
     pub fn parts(&mut self, marks: &mut Marks, gone: &HashSet<i64>) -> Result<bool, StoreError> {
         let (traces, trees) = {
-            let index = self.store.index();
+            let index = self.store.index()?;
             unneeded(&index, marks, gone).map_err(|error| self.store.index_error(error))?
         };
         for (table, key, unneeded) in [("traces", "fingerprint", traces), ("trees", "digest", trees)] {
@@ -290,7 +290,7 @@ fn inode(store: &Store) -> Result<u64, StoreError> {
 
 impl Store {
     fn data_version(&self) -> Result<i64, StoreError> {
-        let index = self.index();
+        let index = self.index()?;
         index.query_row("PRAGMA data_version", [], |row| row.get(0)).map_err(|error| self.index_error(error))
     }
 

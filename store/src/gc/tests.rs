@@ -6,9 +6,9 @@ use std::path::Path;
 
 use super::sweep::{Leaving, Sweep};
 use super::{Limits, World, live};
-use crate::disk::faults;
 use crate::gc::marks::Marks;
 use crate::manifest::Output;
+use crate::seam;
 use crate::{
     Captured, Digest, Entry, Manifest, OwnKey, Pack, Packed, Record, RecordHead, RecordId, Step, Store, StoreError,
     Stream, TaskKey, Trace,
@@ -199,7 +199,7 @@ fn any_step_may_fail() {
         let dir = dir.path().join("store");
         copy(template.path(), &dir);
         let store = Store::open(&dir).unwrap();
-        let (result, failed) = faults::after(count, || store.prune(&limits, &Nowhere, false));
+        let (result, failed) = seam::after(count, || store.prune(&limits, &Nowhere, false));
         assert!(failed || result.is_ok(), "step {count}: {result:?}");
         if let Err(error) = &result {
             assert!(!error.is_damage(), "step {count}: a full disk is no damage: {error}");

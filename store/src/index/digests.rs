@@ -55,7 +55,7 @@ pub struct CachedDigest {
 impl Store {
     /// What is known of each of these files, in their order.
     pub fn digests_get(&self, files: &[FileId]) -> Result<Vec<Option<CachedDigest>>, StoreError> {
-        let index = self.index();
+        let index = self.index()?;
         let read = || -> Result<Vec<Option<CachedDigest>>, rusqlite::Error> {
             // One read transaction: one snapshot, and the file lock is taken once.
             let snapshot = index.unchecked_transaction()?;

@@ -52,15 +52,11 @@ impl Store {
     pub fn insert(&self, record: &Record, replace: bool) -> Result<RecordId, StoreError> {
         let prepared = self.prepare(record)?;
         let placed = self.placed.swap(0, Ordering::Relaxed);
-        let mut index = self.index();
-        let mut work = || -> Result<RecordId, rusqlite::Error> {
-            let change = index.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let id = insert(&change, &prepared, replace)?;
-            meta::add(&change, meta::ADDED, placed + prepared.row_bytes())?;
-            change.commit()?;
+        self.change(|change| {
+            let id = insert(change, &prepared, replace)?;
+            meta::add(change, meta::ADDED, placed + prepared.row_bytes())?;
             Ok(id)
-        };
-        work().map_err(|error| self.index_error(error))
+        })
     }
 
     /// Checks a record and does everything that needs no lock.
@@ -116,15 +112,14 @@ impl Store {
         &self,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, rusqlite::Error>,
     ) -> Result<T, StoreError> {
-        let mut index = self.index();
-        let whole = || -> Result<T, rusqlite::Error> {
-            // Immediate: a transaction that reads first and writes later cannot wait for another writer.
-            let change = index.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let result = work(&change)?;
-            change.commit()?;
-            Ok(result)
-        };
-        whole().map_err(|error| self.index_error(error))
+        let mut index = self.index()?;
+        let said = |error| self.index_error(error);
+        // Immediate: a transaction that reads first and writes later cannot wait for another writer.
+        let change = index.transaction_with_behavior(TransactionBehavior::Immediate).map_err(said)?;
+        let result = work(&change).map_err(said)?;
+        self.index_gate()?;
+        change.commit().map_err(said)?;
+        Ok(result)
     }
 }
 

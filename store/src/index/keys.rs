@@ -31,7 +31,7 @@ impl Store {
 
     /// What a task key was made of, if some workspace remembers it.
     pub fn key_parts(&self, key: &TaskKey) -> Result<Option<Vec<u8>>, StoreError> {
-        let index = self.index();
+        let index = self.index()?;
         index
             .prepare_cached("SELECT parts FROM keys WHERE task_key = ?1 LIMIT 1")
             .and_then(|mut query| query.query_row(params![&key.0.0[..]], |row| row.get(0)).optional())
@@ -40,7 +40,7 @@ impl Store {
 
     /// What the keys used in a workspace were made of, latest first.
     pub fn recent_keys(&self, workspace: &[u8]) -> Result<Vec<Vec<u8>>, StoreError> {
-        let index = self.index();
+        let index = self.index()?;
         let found = index.prepare_cached("SELECT parts FROM keys WHERE workspace = ?1 ORDER BY turn DESC").and_then(
             |mut query| {
                 query.query_map(params![workspace], |row| row.get::<_, Vec<u8>>(0))?.collect::<Result<Vec<_>, _>>()

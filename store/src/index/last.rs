@@ -40,7 +40,7 @@ impl Store {
 
     /// The records whose outputs stand in `workspace`, one per own key, the one used last first.
     pub fn last_runs(&self, workspace: &[u8]) -> Result<Vec<RecordId>, StoreError> {
-        let index = self.index();
+        let index = self.index()?;
         let found = index
             .prepare_cached("SELECT record_id FROM last WHERE workspace = ?1 ORDER BY turn DESC")
             .and_then(|mut query| {
@@ -53,7 +53,7 @@ impl Store {
 
     /// The workspaces in which a record's outputs stand, latest first.
     pub fn standing_in(&self, record: &RecordId) -> Result<Vec<Vec<u8>>, StoreError> {
-        let index = self.index();
+        let index = self.index()?;
         let found = index
             .prepare_cached("SELECT workspace FROM last WHERE record_id = ?1 ORDER BY at_ms DESC, workspace")
             .and_then(|mut query| {
@@ -63,7 +63,7 @@ impl Store {
     }
 
     fn last_by(&self, sql: &str, params: impl Params) -> Result<Option<RecordId>, StoreError> {
-        let index = self.index();
+        let index = self.index()?;
         let found = index.prepare_cached(sql).and_then(|mut query| {
             query
                 .query_row(params, |row| Ok(row.get_ref(0)?.as_blob().ok().and_then(|id| id.try_into().ok())))

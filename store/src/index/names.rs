@@ -52,7 +52,7 @@ impl Store {
 
     /// The names behind the listings of a trace, by the digest of each; none where they were not kept, or are damaged.
     pub fn names(&self, fingerprint: &Digest) -> Result<Vec<(Digest, Names)>, StoreError> {
-        let index = self.index();
+        let index = self.index()?;
         if !are_there(&index).map_err(|error| self.index_error(error))? {
             return Ok(Vec::new());
         }

@@ -73,7 +73,7 @@ impl Store {
 
     /// All that was counted.
     pub fn counted(&self) -> Result<Vec<Runs>, StoreError> {
-        let index = self.index();
+        let index = self.index()?;
         let read = || -> Result<Vec<Runs>, rusqlite::Error> {
             let mut query = index.prepare_cached(
                 "SELECT workspace, outcome, reason, runs, lookup_us, work_us, command_ms, saved_us, last_ms FROM runs",
