@@ -11,6 +11,7 @@ pub mod elf;
 pub mod fixtures;
 pub mod mounted;
 pub mod operations;
+pub mod page;
 pub mod strace;
 pub mod tools;
 pub mod tree;

@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 
 const TYPESCRIPT: &str = "5.4.5";
 const PNPM: &str = "9.15.9";
+const FLUID: &str = r#"{ "name": "tools", "private": true, "dependencies": { "@fluidframework/build-tools": "0.57.0", "typescript": "5.4.5", "eslint": "8.57.1", "vite": "5.4.21" } }"#;
 const JUST: &str = "1.57.0";
 const PROJECT: &str = r#"{ "name": "fixture", "version": "1.0.0", "private": true, "dependencies": { "ms": "2.1.3", "semver": "7.6.3" } }"#;
 
@@ -217,6 +218,19 @@ pub fn just() -> Result<PathBuf, String> {
             })?;
             let found = [dir.join("node_modules/.bin/just"), dir.join("node_modules/rust-just/bin/just")];
             found.into_iter().find(|path| path.exists()).ok_or_else(|| "rust-just has no just".to_owned())
+        })
+    })
+    .clone()
+}
+
+/// A directory in whose `node_modules` are fluid-build and the tools that it drives, pinned.
+pub fn fluid() -> Result<PathBuf, String> {
+    static ONCE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    ONCE.get_or_init(|| {
+        npm()?;
+        cached("fluid-1", |dir| {
+            fs::write(dir.join("package.json"), FLUID).map_err(|error| error.to_string())?;
+            fetch("npm", &["install", "--no-audit", "--no-fund", "--ignore-scripts"], dir)
         })
     })
     .clone()
