@@ -10,6 +10,8 @@ mod pruning;
 mod statistics;
 #[path = "cache/together.rs"]
 mod together;
+#[path = "cache/verifying.rs"]
+mod verifying;
 
 use common::World;
 use serde_json::Value;

@@ -6,6 +6,7 @@ mod ls;
 mod outside;
 pub mod prune;
 mod stats;
+mod verify;
 
 use std::path::{Path, PathBuf};
 
@@ -27,6 +28,8 @@ pub enum CacheCommand {
     Prune(prune::PruneArgs),
     /// Remove everything
     Clean(clean::CleanArgs),
+    /// Read everything and say what is damaged
+    Verify(verify::VerifyArgs),
     /// Be the process that prunes in the background
     #[command(hide = true)]
     Tend(prune::TendArgs),
@@ -43,6 +46,7 @@ pub fn run(command: &CacheCommand, config: impl Fn() -> anyhow::Result<Config>) 
     let text = match command {
         CacheCommand::Prune(args) => return prune::run(args, &config()?),
         CacheCommand::Clean(args) => return clean::run(args, &config()?),
+        CacheCommand::Verify(args) => return verify::run(args, &config()?),
         CacheCommand::Tend(args) => prune::tend(args)?,
         CacheCommand::Stats(args) => stats::run(args, &config()?)?,
         CacheCommand::Ls(args) => ls::run(args, &config()?)?,

@@ -156,21 +156,45 @@ impl Store {
     pub fn pinned(&self) -> Result<HashSet<Digest>, StoreError> {
         let mut pinned = HashSet::new();
         for layer in self.layers()? {
-            for step in self.steps_of(&layer)? {
-                match step {
-                    // A pack may be attached many times.
-                    Step::Attach { pack, .. } if pinned.insert(pack) => match self.pack(&pack) {
-                        Ok(pack) => pinned.extend(pack.entries.iter().filter_map(|entry| blob(&entry.output))),
-                        // Nobody can show what it named.
-                        Err(error) if error.is_damage() => {}
-                        Err(error) => return Err(error),
-                    },
-                    Step::Put { output, .. } => pinned.extend(blob(&output)),
-                    Step::Attach { .. } | Step::Remove { .. } | Step::Move { .. } => {}
-                }
-            }
+            self.pin(&layer, &mut pinned)?;
         }
         Ok(pinned)
+    }
+
+    /// The same of one layer.
+    pub(crate) fn pinned_by(&self, layer: &Digest) -> Result<HashSet<Digest>, StoreError> {
+        let mut pinned = HashSet::new();
+        self.pin(layer, &mut pinned)?;
+        Ok(pinned)
+    }
+
+    fn pin(&self, layer: &Digest, pinned: &mut HashSet<Digest>) -> Result<(), StoreError> {
+        for step in self.steps_of(layer)? {
+            match step {
+                // A pack may be attached many times.
+                Step::Attach { pack, .. } if pinned.insert(pack) => match self.pack(&pack) {
+                    Ok(pack) => pinned.extend(pack.entries.iter().filter_map(|entry| blob(&entry.output))),
+                    // Nobody can show what it named.
+                    Err(error) if error.is_damage() => {}
+                    Err(error) => return Err(error),
+                },
+                Step::Put { output, .. } => pinned.extend(blob(&output)),
+                Step::Attach { .. } | Step::Remove { .. } | Step::Move { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the log of a layer holds what no writer left there.
+    pub(crate) fn is_layer_damaged(&self, layer: &Digest) -> Result<bool, StoreError> {
+        let bytes = read_if_there(&self.layer_log(layer), u64::MAX)?.unwrap_or_default();
+        Ok(encoding::read_log(&bytes, layer).damaged)
+    }
+
+    /// The path of the tree that a layer belongs to; its digest where that is lost.
+    pub(crate) fn layer_name(&self, layer: &Digest) -> Result<String, StoreError> {
+        let root = read_root(&self.layer_dir(layer))?.filter(|root| Digest::of(root) == *layer);
+        Ok(root.map_or_else(|| layer.to_string(), |root| String::from_utf8_lossy(&root).into_owned()))
     }
 
     /// Whether a layer attaches a pack that cannot be read.

@@ -62,6 +62,7 @@ mod staging;
 mod stamps;
 mod survey;
 pub mod trace;
+mod verify;
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -85,6 +86,7 @@ pub use schema::SCHEMA_VERSION;
 pub use staging::Staging;
 pub use survey::{Listed, Sizes};
 pub use trace::{Observation, OpaqueKind, Seen, Trace, Walk, listing_digest};
+pub use verify::{Flaw, Part, Verified};
 
 /// Whether there is a store in `dir`. Opening makes one where there is none.
 pub fn exists(dir: &Path) -> bool {

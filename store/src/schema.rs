@@ -322,7 +322,7 @@ fn connect(path: &Path, more: OpenFlags) -> Result<Connection, rusqlite::Error> 
 }
 
 /// Reads the whole index; says what is wrong with it, if anything.
-fn flaw(dir: &Path, index: &Connection) -> Result<Option<String>, StoreError> {
+pub(crate) fn flaw(dir: &Path, index: &Connection) -> Result<Option<String>, StoreError> {
     let path = index_path(dir);
     // SQLite reads a cut last page as if zeros followed and calls it sound, but fails when it has to write there.
     let page: i64 = index.query_row("PRAGMA page_size", [], |row| row.get(0)).map_err(|error| convert(&path, error))?;

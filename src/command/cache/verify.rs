@@ -1,0 +1,116 @@
+//! `wink cache verify`: whether everything in the cache still is what it was when it was stored.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use wink_store::{Flaw, Part, Store, Verified};
+
+use super::{layers, present};
+use crate::config::Config;
+use crate::progress;
+use crate::report::{count, human_bytes, one_line, thousands};
+
+/// `wink cache verify`.
+#[derive(Debug, clap::Args)]
+pub struct VerifyArgs {
+    /// Put what is damaged out of the way, so that it becomes a miss
+    #[arg(long)]
+    repair: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Damaged things that people are shown; programs get all.
+const SHOWN_MAX: usize = 20;
+
+/// Runs the subcommand; returns what it has to say, and the exit code: 1 while damage is left.
+pub fn run(args: &VerifyArgs, config: &Config) -> anyhow::Result<(String, i32)> {
+    let verified = match present(config)? {
+        Some(store) => {
+            let store = Arc::new(store);
+            let doing = progress::doing("reading the cache", None);
+            let hashed = |done, all| progress::at("reading the cache", done, all);
+            let mut verified = store.verify(args.repair, &hashed)?;
+            let is_layer = |flaw: &&mut Flaw| flaw.part == Part::Layer;
+            if args.repair && verified.flaws.iter_mut().any(|flaw| is_layer(&flaw)) {
+                // A daemon that still knows what a layer showed stores it again.
+                layers::settle(&store)?;
+                let again = store.verify(true, &hashed)?;
+                for flaw in verified.flaws.iter_mut().filter(is_layer) {
+                    flaw.repaired = !again.flaws.iter().any(|left| (left.part, &left.name) == (flaw.part, &flaw.name));
+                }
+            }
+            drop(doing);
+            let is_index_damaged = verified.flaws.iter().any(|flaw| flaw.part == Part::Index);
+            if args.repair && is_index_damaged {
+                // Opening is what sets a damaged index aside.
+                let dir = store.dir().to_owned();
+                drop(store);
+                if let Some(notice) = Store::open(&dir)?.notice() {
+                    crate::complain(&notice);
+                }
+            }
+            verified
+        }
+        None => Verified::default(),
+    };
+    let code = if verified.unrepaired() > 0 { crate::cli::EXIT_FAILURE } else { 0 };
+    Ok((if args.json { object(&verified) } else { lines(&verified, args.repair) }, code))
+}
+
+fn kind(part: Part) -> &'static str {
+    match part {
+        Part::Index => "index",
+        Part::Record => "record",
+        Part::Blob => "blob",
+        Part::Layer => "layer",
+    }
+}
+
+fn object(verified: &Verified) -> String {
+    let damage: Vec<_> = verified
+        .flaws
+        .iter()
+        .map(|Flaw { part, name, detail, repaired }| {
+            serde_json::json!({ "kind": kind(*part), "name": name, "detail": detail, "repaired": repaired })
+        })
+        .collect();
+    let object = serde_json::json!({
+        "blobs": verified.blobs,
+        "bytes": verified.bytes,
+        "records": verified.records,
+        "layers": verified.layers,
+        "damage": damage,
+        "unrepaired": verified.unrepaired(),
+    });
+    format!("{object:#}\n")
+}
+
+fn lines(verified: &Verified, repair: bool) -> String {
+    let mut out = format!(
+        "read {} ({}), {} and {}: ",
+        count(verified.blobs, "file"),
+        human_bytes(verified.bytes),
+        count(verified.records, "record"),
+        count(verified.layers, "mounted tree")
+    );
+    let (all, left) = (verified.flaws.len(), verified.unrepaired());
+    let _ = match (all, left) {
+        (0, _) => writeln!(out, "nothing is damaged"),
+        (_, 0) => {
+            writeln!(out, "{} damaged, and out of the way now: what needs them runs again", thousands(all as u64))
+        }
+        _ if repair => writeln!(out, "{} damaged, {} of them still", thousands(all as u64), thousands(left as u64)),
+        _ => writeln!(out, "{} damaged; `wink cache verify --repair` puts that out of the way", thousands(all as u64)),
+    };
+    for Flaw { part, name, detail, repaired } in verified.flaws.iter().take(SHOWN_MAX) {
+        let name = if matches!(part, Part::Blob | Part::Record) { name.get(..16).unwrap_or(name) } else { name };
+        let mended = if *repaired { " (repaired)" } else { "" };
+        let _ = writeln!(out, "  {} {}: {}{mended}", kind(*part), one_line(name), one_line(detail));
+    }
+    if let Some(more) = all.checked_sub(SHOWN_MAX).filter(|more| *more > 0) {
+        let _ = writeln!(out, "  and {more} more; --json lists all");
+    }
+    out
+}
