@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 pub use call::{Call, Run, Running};
-pub use tree::{Tree, assert_same, snapshot};
+pub use tree::{Tree, assert_same, lay_out, snapshot};
 
 /// A workspace and all that belongs to it.
 pub struct World {

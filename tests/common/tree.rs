@@ -95,3 +95,19 @@ pub fn assert_same(expected: &Tree, found: &Tree, when: &str) {
 pub fn changed(before: &Tree, after: &Tree) -> Vec<PathBuf> {
     after.iter().filter(|(path, entry)| before.get(*path) != Some(entry)).map(|(path, _)| path.clone()).collect()
 }
+
+/// Makes a directory hold exactly this.
+pub fn lay_out(dir: &Path, tree: &Tree) {
+    fs::create_dir_all(dir).unwrap();
+    for (path, entry) in tree {
+        let path = dir.join(path);
+        match entry.kind {
+            "dir" => fs::create_dir(&path).unwrap(),
+            "link" => std::os::unix::fs::symlink(String::from_utf8_lossy(&entry.bytes).as_ref(), &path).unwrap(),
+            _ => fs::write(&path, &entry.bytes).unwrap(),
+        }
+        if entry.kind != "link" {
+            fs::set_permissions(&path, fs::Permissions::from_mode(entry.mode)).unwrap();
+        }
+    }
+}

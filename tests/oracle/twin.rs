@@ -4,12 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::project::{Class, Depth, Task};
 use crate::common::World;
-use crate::common::tree::{Entry, Tree, snapshot};
+use crate::common::tree::{Entry, Tree, lay_out, snapshot};
 
 /// How many possibilities are followed.
 const POSSIBILITIES: usize = 4;
@@ -331,20 +330,4 @@ fn native(
         }
     }
     Candidate { name, tree: after, said, made, shown, base }
-}
-
-/// Makes a directory hold exactly this.
-pub fn lay_out(dir: &Path, tree: &Tree) {
-    fs::create_dir_all(dir).unwrap();
-    for (path, entry) in tree {
-        let path = dir.join(path);
-        match entry.kind {
-            "dir" => fs::create_dir(&path).unwrap(),
-            "link" => std::os::unix::fs::symlink(String::from_utf8_lossy(&entry.bytes).as_ref(), &path).unwrap(),
-            _ => fs::write(&path, &entry.bytes).unwrap(),
-        }
-        if entry.kind != "link" {
-            fs::set_permissions(&path, fs::Permissions::from_mode(entry.mode)).unwrap();
-        }
-    }
 }

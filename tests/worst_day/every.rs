@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use super::build::{calm, nobody_is_left};
 use crate::common::mounted::{mount, unmount};
 use crate::common::tree::Entry;
-use crate::common::{Run, Tree, World, assert_same, copy_tree, snapshot};
+use crate::common::{Run, Tree, World, assert_same, copy_tree, lay_out, snapshot};
 
 /// Calls per operation and kind of fault, unless more are asked for.
 const SAMPLE: u64 = 2;
@@ -135,18 +135,7 @@ impl Ground {
     /// What the command makes of the old tree natively.
     fn twin(&self) -> Tree {
         let dir = self.world.root.join("twin");
-        fs::create_dir(&dir).unwrap();
-        for (path, entry) in &self.old {
-            let path = dir.join(path);
-            match entry.kind {
-                "dir" => fs::create_dir(&path).unwrap(),
-                "link" => std::os::unix::fs::symlink(String::from_utf8_lossy(&entry.bytes).as_ref(), &path).unwrap(),
-                _ => fs::write(&path, &entry.bytes).unwrap(),
-            }
-            if entry.kind != "link" {
-                fs::set_permissions(&path, fs::Permissions::from_mode(entry.mode)).unwrap();
-            }
-        }
+        lay_out(&dir, &self.old);
         let run = self.world.call().dir(&dir).native(&COMMAND);
         assert_eq!((run.code, run.out().as_str()), (0, "built\n"), "{run:?}");
         snapshot(&dir)

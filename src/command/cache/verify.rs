@@ -32,13 +32,13 @@ pub fn run(args: &VerifyArgs, config: &Config) -> anyhow::Result<(String, i32)> 
             let doing = progress::doing("reading the cache", None);
             let hashed = |done, all| progress::at("reading the cache", done, all);
             let mut verified = store.verify(args.repair, &hashed)?;
-            let is_layer = |flaw: &&mut Flaw| flaw.part == Part::Layer;
-            if args.repair && verified.flaws.iter_mut().any(|flaw| is_layer(&flaw)) {
+            let is_layer = |flaw: &Flaw| flaw.part == Part::Layer;
+            if args.repair && verified.flaws.iter().any(is_layer) {
                 // A daemon that still knows what a layer showed stores it again.
                 layers::settle(&store)?;
-                let again = store.verify(true, &hashed)?;
-                for flaw in verified.flaws.iter_mut().filter(is_layer) {
-                    flaw.repaired = !again.flaws.iter().any(|left| (left.part, &left.name) == (flaw.part, &flaw.name));
+                let left = store.verify_layers()?.flaws;
+                for flaw in verified.flaws.iter_mut().filter(|flaw| is_layer(flaw)) {
+                    flaw.repaired = !left.iter().any(|left| left.name == flaw.name);
                 }
             }
             drop(doing);
