@@ -76,5 +76,5 @@ operations! {
     hard_link symlinks unlink rmdir remove_tree mkdir_p chmod utimens
     allocate punch_hole copy_range sparse tmpfile fifo unix_socket special_left_behind
     unlinked_open open_while_replaced append_by_two readdir_deleting deep_paths odd_names
-    many_files directories_look_right locks
+    large_files many_files directories_look_right locks
 }

@@ -266,6 +266,18 @@ impl<B: Backing> Table<B> {
         id
     }
 
+    /// Lets another node stand for a real file, and for its names that nobody looked at yet.
+    pub fn replace(&mut self, id: NodeId, by: Option<NodeId>) {
+        let Some(Node { zone, lower: Some(lower), .. }) = self.nodes.get(&id) else { return };
+        let real = (*zone, lower.attr.dev, lower.attr.ino);
+        if self.by_real.get(&real) == Some(&id) {
+            match by {
+                Some(by) => drop(self.by_real.insert(real, by)),
+                None => drop(self.by_real.remove(&real)),
+            }
+        }
+    }
+
     /// How many nodes there are.
     pub fn len(&self) -> usize {
         self.nodes.len()

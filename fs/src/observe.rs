@@ -8,6 +8,7 @@
 //! program does with a file (stat, open, execute, map, change, remove), a lookup of its name came first.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::attr::{Attr, Kind, SetAttr};
 use crate::backing::{RenameMode, Result, Seek, Space, Want};
@@ -212,6 +213,14 @@ impl<V: Vfs> Vfs for Observed<V> {
 
     fn create(&self, caller: Caller, parent: NodeId, name: &[u8], mode: u32, how: OpenHow) -> Result<(Entry, bool)> {
         self.inner.create(caller, parent, name, mode, how)
+    }
+
+    fn lends(&self, id: NodeId) -> Option<Arc<V::File>> {
+        self.inner.lends(id)
+    }
+
+    fn part(&self, id: NodeId) -> Result<()> {
+        self.inner.part(id)
     }
 
     fn release(&self, id: NodeId) {

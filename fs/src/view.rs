@@ -11,6 +11,7 @@
 mod attrs;
 mod beneath;
 mod files;
+mod lent;
 mod names;
 mod operations;
 

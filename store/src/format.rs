@@ -52,7 +52,7 @@ pub(crate) fn prepare(dir: &Path) -> Result<(), StoreError> {
     if facts.mode & 0o022 != 0 {
         return Err(StoreError::WritableByOthers { path: dir.to_owned(), mode: facts.mode });
     }
-    check_format(dir)?;
+    let is_new = check_format(dir)?;
     for name in [BLOBS, STAGING, QUARANTINE, LAYERS] {
         let path = dir.join(name);
         match disk::make_dir(&path) {
@@ -62,10 +62,14 @@ pub(crate) fn prepare(dir: &Path) -> Result<(), StoreError> {
             made => made.map_err(StoreError::disk("make the directory", &path))?,
         }
     }
+    if is_new {
+        disk::scatter(&dir.join(STAGING));
+    }
     Ok(())
 }
 
-fn check_format(dir: &Path) -> Result<(), StoreError> {
+/// Whether the store is new.
+fn check_format(dir: &Path) -> Result<bool, StoreError> {
     let path = dir.join(FORMAT);
     let text = match disk::open_read(&path).and_then(|mut file| disk::read(&mut file, FORMAT_BYTES_MAX)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
@@ -73,9 +77,9 @@ fn check_format(dir: &Path) -> Result<(), StoreError> {
     };
     // Empty is what an unclean stop leaves of a file; a newer format would say so.
     if text.is_empty() {
-        return write_format(dir);
+        return write_format(dir).map(|()| true);
     }
-    check_text(&text).map_err(|found| StoreError::NewerFormat {
+    check_text(&text).map(|()| false).map_err(|found| StoreError::NewerFormat {
         path,
         found,
         known: format!("wink store {FORMAT_VERSION}"),

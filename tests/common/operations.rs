@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use super::{Tree, tools};
@@ -40,6 +40,15 @@ pub fn prepare(dir: &Path, operation: &str) {
     // Many files cost time in every copy, and concern one operation.
     for number in 0..if operation == "readdir_deleting" { 300 } else { 20 } {
         write(format!("crowd/{number}").as_ref(), b"");
+    }
+    if operation == "large_files" {
+        let script =
+            b"#!/bin/sh\nexit 0\n".iter().copied().chain(std::iter::repeat_n(b'#', 3 << 20)).collect::<Vec<u8>>();
+        fs::create_dir(dir.join("large")).unwrap();
+        for name in ["tool", "data"] {
+            fs::write(dir.join("large").join(name), &script).unwrap();
+        }
+        fs::set_permissions(dir.join("large/tool"), PermissionsExt::from_mode(0o755)).unwrap();
     }
     write(OsStr::from_bytes(b"odd-\xff"), b"odd\n");
     symlink("deep/x.txt", dir.join("lower/link")).unwrap();

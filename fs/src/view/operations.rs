@@ -1,4 +1,7 @@
 //! The door into a view: each operation of [`Vfs`], handed on to where it is done.
+
+use std::sync::Arc;
+
 use super::{View, names};
 use crate::attr::{Kind, SetAttr};
 use crate::backing::{Backing, RenameMode, Result, Seek, Space, Want};
@@ -116,6 +119,14 @@ impl<B: Backing> Vfs for View<B> {
                 Err(status)
             }
         }
+    }
+
+    fn lends(&self, id: NodeId) -> Option<Arc<B::File>> {
+        self.lent(id)
+    }
+
+    fn part(&self, id: NodeId) -> Result<()> {
+        self.part_from(id)
     }
 
     fn release(&self, id: NodeId) {

@@ -6,6 +6,7 @@
 mod beneath;
 mod cases;
 mod kernel;
+mod lent;
 mod memory;
 mod plan;
 mod properties;

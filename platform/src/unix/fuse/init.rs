@@ -17,8 +17,10 @@ const BACKGROUND_MAX: u16 = 64;
 const BACKGROUND_MANY: u16 = BACKGROUND_MAX / 4 * 3;
 /// The most bytes one request may move.
 pub(super) const MOVE_MAX: u32 = 1 << 20;
-/// How many file systems may lie over each other: this one over the store's, which may be an overlay itself.
-const STACK_DEPTH: u32 = 2;
+/// How many file systems may lie over each other. A working tree over the store's, which may be an overlay itself; a task's view only over
+/// one that lies over none, so that the task can still lay an overlay over what it sees (the kernel allows two).
+const STACK_DEPTH_OF_TREE: u32 = 2;
+const STACK_DEPTH_OF_VIEW: u32 = 1;
 /// Enough for every first request there is.
 const FIRST_MAX: usize = 8192;
 
@@ -98,11 +100,12 @@ impl Offer {
             | init::PARALLEL_DIROPS
             | init::MAX_PAGES
             | init::CACHE_SYMLINKS
+            | init::PASSTHROUGH
             | init::EXT;
         if working_tree {
             // Else the kernel asks for the attribute `security.capability` before every write, not only before the first after it has
             // asked for the others.
-            wanted |= init::HANDLE_KILLPRIV_V2 | init::PASSTHROUGH;
+            wanted |= init::HANDLE_KILLPRIV_V2;
         } else {
             // Not for a working tree: opened for reading, a program that is running would be cut before the kernel refuses that.
             wanted |= init::ATOMIC_O_TRUNC;
@@ -124,7 +127,11 @@ impl Offer {
             time_gran: 1,
             max_pages: u16::try_from(MOVE_MAX.div_ceil(page)).unwrap_or(u16::MAX),
             flags2: (flags >> 32) as u32,
-            max_stack_depth: if terms.lends { STACK_DEPTH } else { 0 },
+            max_stack_depth: match (terms.lends, working_tree) {
+                (false, _) => 0,
+                (true, true) => STACK_DEPTH_OF_TREE,
+                (true, false) => STACK_DEPTH_OF_VIEW,
+            },
             ..nothing()
         };
         (terms, out)
@@ -160,12 +167,13 @@ mod tests {
         let all = offer(99, u64::MAX);
         let (terms, out) = all.agree(true, true);
         assert!(terms.lends);
-        assert_eq!((out.minor, out.max_stack_depth), (MINOR, STACK_DEPTH));
+        assert_eq!((out.minor, out.max_stack_depth), (MINOR, STACK_DEPTH_OF_TREE));
         assert_eq!(u64::from(out.flags2) << 32, init::PASSTHROUGH | init::OVER_IO_URING);
         assert_eq!(out.flags & init::ATOMIC_O_TRUNC as u32, 0);
         let (terms, out) = all.agree(false, false);
-        assert!(!terms.lends);
-        assert!(out.flags2 == 0 && out.flags & init::ATOMIC_O_TRUNC as u32 != 0);
+        assert!(terms.lends);
+        assert_eq!((out.max_stack_depth, u64::from(out.flags2) << 32), (STACK_DEPTH_OF_VIEW, init::PASSTHROUGH));
+        assert!(out.flags & init::ATOMIC_O_TRUNC as u32 != 0);
     }
 
     #[test]

@@ -80,6 +80,8 @@ impl Lent {
         {
             match self.device.lend((*file).as_fd()) {
                 Ok(number) => drop(nodes.insert(id, Loan { device: self.device.clone(), number, handles: 0 })),
+                // Not this file: its file system lies over others.
+                Err(Errno::LOOP) => {}
                 // Not for this process: it is not asked again.
                 Err(_) => self.possible.store(false, Ordering::Relaxed),
             }
