@@ -6,6 +6,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -16,6 +17,9 @@ use common::{World, assert_same, snapshot, strs, tools};
 
 /// Far above what a dead mount may take to answer.
 const AT_ONCE: Duration = Duration::from_secs(5);
+
+/// Far above how long the kernel keeps answers while others may change the tree.
+const IN_THE_END: Duration = Duration::from_secs(20);
 
 /// What the real directory holds while it is not covered.
 fn beneath(world: &World, look: impl FnOnce(&Path)) {
@@ -507,4 +511,38 @@ fn a_damaged_blob_is_an_error_and_never_other_bytes() {
     world.run(&strs(&command)).exits(0);
     assert_same(&expected, &world.tree(), "brought back");
     world.blobs_are_sound();
+}
+
+#[test]
+fn what_others_do_beneath_shows() {
+    let world = World::new("mounted-others");
+    world.write("dir/old", "old\n");
+    let held = fs::File::open(&world.ws).unwrap();
+    mount(&world);
+    let beneath = PathBuf::from(format!("/proc/self/fd/{}", held.as_raw_fd())).join("dir");
+    let dir = world.ws.join("dir");
+    let names = || {
+        let mut names: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let in_the_end = |expected: &[&str]| {
+        let began = Instant::now();
+        while names() != expected
+            || ["old", "new", "newer"].iter().any(|name| dir.join(name).exists() != expected.contains(name))
+        {
+            assert!(began.elapsed() < IN_THE_END, "{:?} is shown instead of {expected:?}", names());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    in_the_end(&["old"]);
+    // Twice within one tick of the clock that stamps the directory, and listed in between.
+    fs::write(beneath.join("new"), "new\n").unwrap();
+    let _ = names();
+    fs::write(beneath.join("newer"), "newer\n").unwrap();
+    in_the_end(&["new", "newer", "old"]);
+    fs::remove_file(beneath.join("old")).unwrap();
+    in_the_end(&["new", "newer"]);
+    drop(held);
+    unmount(&world);
 }

@@ -22,9 +22,10 @@ mod table;
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use self::table::Table;
-use crate::attr::Kind;
+use crate::attr::{Kind, Time};
 use crate::backing::{Backing, Result};
 use crate::name::Name;
 use crate::sync::{Mutex, MutexGuard};
@@ -37,7 +38,12 @@ pub struct WorkTree<B: Backing> {
     privileged: bool,
     lasting: AtomicBool,
     table: Mutex<Table<B>>,
+    /// Directories that were listed when they had changed just before, while others could change them. Lock order: a leaf.
+    hasty: Mutex<HashSet<NodeId>>,
 }
+
+/// How long the clock that stamps a directory may stand still: as for files (`View`).
+const CLOCK_TICK: Duration = Duration::from_millis(20);
 
 impl<B: Backing> WorkTree<B> {
     /// Serves `backing`. `own_ids`: this process' user and group. `privileged`: it may give files away, so what callers make is
@@ -45,7 +51,7 @@ impl<B: Backing> WorkTree<B> {
     pub fn new(backing: B, own_ids: (u32, u32), privileged: bool) -> Result<WorkTree<B>> {
         let root = backing.root();
         let table = Mutex::new(Table::new(backing.dir_attr(&root)?, root));
-        Ok(WorkTree { backing, own_ids, privileged, lasting: AtomicBool::new(false), table })
+        Ok(WorkTree { backing, own_ids, privileged, lasting: AtomicBool::new(false), table, hasty: Mutex::default() })
     }
 
     /// The tree beneath.
@@ -71,9 +77,36 @@ impl<B: Backing> WorkTree<B> {
         (done, forget.into_iter().collect())
     }
 
-    /// Whether the kernel may keep answers, since nobody else changes the tree, or only briefly (as it is at first).
-    pub fn set_lasting(&self, lasting: bool) {
-        self.lasting.store(lasting, Ordering::Relaxed);
+    /// Whether the kernel may keep answers, since nobody else changes the tree, or only briefly (as it is at first). Returns how it was. Answers that
+    /// were given before stay as they were: the kernel must be told to forget them.
+    pub fn set_lasting(&self, lasting: bool) -> bool {
+        self.lasting.swap(lasting, Ordering::SeqCst)
+    }
+
+    /// All nodes the kernel may know, and their names.
+    pub fn known(&self) -> (Vec<NodeId>, Vec<(NodeId, Name)>) {
+        let guard = self.lock();
+        let nodes = guard.table.ids().collect();
+        let names = guard.table.ids().flat_map(|id| guard.table.node(id).map_or(&[][..], |node| &node.names)).cloned();
+        (nodes, names.collect())
+    }
+
+    /// Directories whose names the kernel must forget: they were listed so soon after a change that somebody who goes past the mount could change
+    /// them again without another time to show for it.
+    pub fn take_hasty(&self) -> HashSet<NodeId> {
+        std::mem::take(&mut *self.hasty.lock())
+    }
+
+    /// Notes a directory that is about to be listed, if that is hasty.
+    fn note_listing(&self, id: NodeId, dir: &B::Dir) {
+        if self.is_lasting() {
+            return;
+        }
+        let Ok(attr) = self.backing.dir_attr(dir) else { return };
+        let age = Time::now().0.saturating_sub(attr.mtime.0.max(attr.ctime.0));
+        if u64::try_from(age).is_ok_and(|age| Duration::from_nanos(age) < CLOCK_TICK) || age < 0 {
+            self.hasty.lock().insert(id);
+        }
     }
 
     /// How many nodes the kernel knows, the top among them.

@@ -237,3 +237,34 @@ fn failures_say_what_to_do() {
     assert!(error.to_string().contains("fuse3") && error.to_string().contains("--private"), "{error}");
     assert!(matches!(unmount(&top, false), Err(UnmountError::NoFusermount(_))));
 }
+
+#[test]
+fn a_working_tree_is_listed_once_until_the_kernel_is_told_to_forget() {
+    if !inside("a_working_tree_is_listed_once_until_the_kernel_is_told_to_forget") {
+        return;
+    }
+    let (_dir, top, _lower) = covered();
+    let tree = Arc::new(OneFile::new());
+    let serving = mounted(&top, &tree);
+    let forgetter = serving.forgetter();
+    let names = || fs::read_dir(&top).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+    let listed = || tree.listed.load(Ordering::Relaxed);
+    assert_eq!((names(), names()), (vec!["file".into()], vec!["file".into()]));
+    assert_eq!(listed(), 1);
+    tree.hidden.store(true, Ordering::Relaxed);
+    assert_eq!(names(), ["file"], "from the kernel's cache");
+    forgetter.invalidate_node(TOP).unwrap();
+    assert!(names().is_empty());
+    assert_eq!(listed(), 2);
+
+    // A name that it was told is not there, if this kernel can forget such.
+    assert!(!top.join("file").exists());
+    tree.hidden.store(false, Ordering::Relaxed);
+    assert!(!top.join("file").exists());
+    match forgetter.forget_names() {
+        Ok(()) => assert!(top.join("file").exists()),
+        Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EINVAL)),
+    }
+    unmount(&top, false).unwrap();
+    serving.wait().unwrap();
+}

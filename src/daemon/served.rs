@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
@@ -26,6 +26,8 @@ use crate::shelf::StoreShelf;
 const THREADS: usize = 4;
 /// How often it is looked whether somebody still stands in the real directory beneath, or reaches it by another way.
 const BENEATH_POLL: Duration = Duration::from_secs(2);
+/// How often the kernel is told to forget everything when others begin to change the tree: answers may have been on the way the first time.
+const FORGET_ROUNDS: u8 = 2;
 /// How often it is looked whether somebody does so again.
 const ALONE_POLL: Duration = Duration::from_secs(10);
 
@@ -42,6 +44,8 @@ pub struct Served {
     tree: Arc<WorkTree<Layered<RealBacking>>>,
     shelf: Arc<StoreShelf>,
     forgetter: Forgetter,
+    /// How often the kernel is still to be told to forget everything.
+    forgetting: AtomicU8,
 }
 
 fn open_layer(store: &Store, root: &[u8]) -> Result<(LayerLog, Vec<Step>), StoreError> {
@@ -79,7 +83,7 @@ impl Served {
         let serving = serve(tree.clone(), device, Serve { transport, threads: THREADS, working_tree: true })?;
         let forgetter = serving.forgetter();
         let dev = AtomicU64::new(0);
-        Ok((Arc::new(Served { mount, private, dev, tree, shelf, forgetter }), serving))
+        Ok((Arc::new(Served { mount, private, dev, tree, shelf, forgetter, forgetting: AtomicU8::new(0) }), serving))
     }
 
     /// The directory.
@@ -109,11 +113,31 @@ impl Served {
                 let alone = lower.is_ok_and(|lower| standing_beneath(&root, &lower).is_empty())
                     && !is_open_elsewhere(&root, dev);
                 if let Some(served) = served.upgrade() {
-                    served.tree.set_lasting(alone);
+                    served.let_others(!alone);
                 }
                 std::thread::sleep(if alone { ALONE_POLL } else { BENEATH_POLL });
             }
         });
+    }
+
+    /// Whether others may change the real directory. If they begin to, the kernel forgets what it was told to keep; as long as they may, also the
+    /// names of directories that were listed within one tick of a change.
+    fn let_others(&self, others: bool) {
+        if self.tree.set_lasting(!others) && others {
+            self.forgetting.store(FORGET_ROUNDS, Ordering::Relaxed);
+        }
+        let left = self.forgetting.load(Ordering::Relaxed);
+        if others && left > 0 {
+            self.forgetting.store(left - 1, Ordering::Relaxed);
+            let (nodes, names) = self.tree.known();
+            if self.forgetter.forget_names().is_err() {
+                names.iter().for_each(|(parent, name)| drop(self.forgetter.invalidate(*parent, name.as_bytes())));
+            }
+            nodes.iter().for_each(|node| drop(self.forgetter.invalidate_node(*node)));
+        }
+        for dir in self.tree.take_hasty() {
+            let _: io::Result<()> = self.forgetter.invalidate_node(dir);
+        }
     }
 
     /// Removes paths, then shows a pack.
@@ -190,6 +214,8 @@ impl Served {
         for (parent, name) in stale {
             // A kernel that has dropped the mount has forgotten everything.
             let _: io::Result<()> = self.forgetter.invalidate(*parent, name);
+            // The names that it was told are there.
+            let _: io::Result<()> = self.forgetter.invalidate_node(*parent);
         }
     }
 }

@@ -174,6 +174,7 @@ impl<B: Backing> Vfs for WorkTree<B> {
 
     fn list(&self, _caller: Caller, id: NodeId) -> Result<Listed> {
         let dir = self.lock().table.handle(id)?;
+        self.note_listing(id, &dir);
         let entries = self.backing.list(&dir)?;
         let guard = self.lock();
         let dot = |name: &[u8], id: NodeId| ListItem { name: name.to_vec(), kind: Kind::Dir, ino: id.0 };

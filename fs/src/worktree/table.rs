@@ -127,6 +127,10 @@ impl<B: Backing> Table<B> {
         }
     }
 
+    pub(super) fn ids(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.nodes.keys().copied()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.nodes.len()
     }

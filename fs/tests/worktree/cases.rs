@@ -1,6 +1,6 @@
 //! Hard cases, one by one.
 
-use wink_fs::attr::SetAttr;
+use wink_fs::attr::{SetAttr, Time};
 use wink_fs::backing::{Access, Backing, BackingFile, RenameMode};
 use wink_fs::status::Status;
 use wink_fs::vfs::{Caller, TOP, Vfs};
@@ -151,8 +151,10 @@ fn a_change_says_what_to_forget() {
 #[test]
 fn lasting_is_as_it_was_said() {
     let tree = kernel::tree(file("a", b"x"));
+    let mut before = false;
     for lasting in [false, true, false] {
-        tree.set_lasting(lasting);
+        assert_eq!(tree.set_lasting(lasting), before);
+        before = lasting;
         let looked = tree.lookup(CALLER, TOP, b"a").expect("answers");
         assert_eq!((looked.lasting, looked.entry.map(|entry| entry.lasting)), (lasting, Some(lasting)));
     }
@@ -167,4 +169,32 @@ fn what_has_another_name_is_not_kept_for_long() {
     assert_eq!(lasting(), Some(true));
     kernel::link(&tree, "a", "b").expect("links");
     assert_eq!(lasting(), Some(false));
+}
+
+#[test]
+fn a_listing_within_a_tick_of_a_change_is_not_kept_while_others_change_the_tree() {
+    let tree = kernel::tree(file("a", b"x"));
+    let listed = |lasting| {
+        tree.set_lasting(lasting);
+        tree.list(CALLER, TOP).expect("lists");
+        tree.take_hasty().contains(&TOP)
+    };
+    assert!(!listed(false), "at rest");
+    let now = SetAttr { mtime: Some(Time::now()), ..SetAttr::default() };
+    tree.set_attr(CALLER, TOP, &now).expect("sets a time");
+    assert!(!listed(true), "nobody else changes it");
+    assert!(listed(false));
+    assert!(tree.take_hasty().is_empty(), "said once");
+}
+
+#[test]
+fn all_that_the_kernel_may_know_is_known() {
+    let tree = kernel::tree(file("a", b"x"));
+    let a = tree.lookup(CALLER, TOP, b"a").expect("answers").entry.expect("is there").id;
+    let (mut nodes, names) = tree.known();
+    nodes.sort();
+    let mut expected = vec![TOP, a];
+    expected.sort();
+    assert_eq!((nodes, names.len()), (expected, 1));
+    assert_eq!((names[0].0, names[0].1.as_bytes()), (TOP, &b"a"[..]));
 }

@@ -31,6 +31,8 @@ pub struct OneFile {
     pub asked: AtomicUsize,
     /// How many references to the file were dropped.
     pub forgotten: AtomicUsize,
+    /// How often the directory was listed.
+    pub listed: AtomicUsize,
     xattrs: Mutex<BTreeMap<Vec<u8>, Vec<u8>>>,
 }
 
@@ -43,6 +45,7 @@ impl OneFile {
             synced: AtomicUsize::new(0),
             asked: AtomicUsize::new(0),
             forgotten: AtomicUsize::new(0),
+            listed: AtomicUsize::new(0),
             xattrs: Mutex::default(),
         }
     }
@@ -174,7 +177,9 @@ impl Vfs for OneFile {
     }
 
     fn list(&self, _: Caller, _: NodeId) -> Result<Listed> {
-        let items = vec![ListItem { name: b"file".to_vec(), kind: Kind::File, ino: FILE.0 }];
+        self.listed.fetch_add(1, Ordering::Relaxed);
+        let file = ListItem { name: b"file".to_vec(), kind: Kind::File, ino: FILE.0 };
+        let items = if self.hidden.load(Ordering::Relaxed) { Vec::new() } else { vec![file] };
         Ok(Listed { items, revealed: None })
     }
 

@@ -2,57 +2,29 @@
 //!
 //! A panic is answered like a failure, and ends the mount: what it left half done in the filesystem nobody knows.
 
-use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
 use rustix::io::Errno;
-use wink_fs::vfs::{ListItem, Vfs};
+use wink_fs::vfs::Vfs;
 
 use super::answer::{Answer, errno, write_names};
 use super::lent::Lent;
+use super::listings::Listings;
 use super::request::Request;
 use super::wire::{InHeader, OUT_HEADER, Opcode, OutHeader, ReadIn};
-use wink_fs::status::Status;
 
 /// See the module.
 pub(super) struct Adapter<V> {
     pub vfs: Arc<V>,
     pub working_tree: bool,
+    /// The kernel need not ask to open a directory.
+    pub opens_itself: bool,
+    /// What is not there may be told for long: the kernel can be made to forget it, or nobody else can make it.
+    pub lasting_absence: bool,
     pub listings: Listings,
     pub lent: Lent,
-}
-
-/// Open directories: the names as they were when each was read from the start; `None` before that. Lock order: a leaf.
-#[derive(Default)]
-pub(super) struct Listings {
-    open: Mutex<HashMap<u64, Option<Arc<Vec<ListItem>>>>>,
-    last: AtomicU64,
-}
-
-impl Listings {
-    /// A handle for another one.
-    pub fn open(&self) -> u64 {
-        let handle = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        self.open.lock().insert(handle, None);
-        handle
-    }
-
-    /// Forgets it.
-    pub fn release(&self, handle: u64) {
-        self.open.lock().remove(&handle);
-    }
-
-    fn get(&self, handle: u64) -> Option<Arc<Vec<ListItem>>> {
-        self.open.lock().get(&handle).cloned().flatten()
-    }
-
-    fn put(&self, handle: u64, items: &Arc<Vec<ListItem>>) {
-        self.open.lock().insert(handle, Some(items.clone()));
-    }
 }
 
 /// What a request carries besides its arguments of fixed size.
@@ -122,16 +94,17 @@ where
         if is_file {
             return self.vfs.read(request.node(), offset, room).map_err(errno);
         }
-        let items = self.listing(request, fh, offset == 0).map_err(errno)?;
-        Ok(write_names(&items, offset, room))
-    }
-
-    fn listing(&self, request: &Request<'_>, handle: u64, fresh: bool) -> Result<Arc<Vec<ListItem>>, Status> {
-        if !fresh && let Some(items) = self.listings.get(handle) {
-            return Ok(items);
+        // What is not opened has no handle.
+        let (node, is_start) = (request.node(), offset == 0);
+        let list = || self.vfs.list(request.caller(), node).map(|listed| listed.items);
+        if fh != 0 {
+            return Ok(write_names(&self.listings.by_handle(fh, is_start, list).map_err(errno)?, offset, room));
         }
-        let items = Arc::new(self.vfs.list(request.caller(), request.node())?.items);
-        self.listings.put(handle, &items);
-        Ok(items)
+        let items = self.listings.by_node(node, is_start, list).map_err(errno)?;
+        let written = write_names(&items, offset, room);
+        if written == 0 {
+            self.listings.finish(node);
+        }
+        Ok(written)
     }
 }

@@ -214,18 +214,21 @@ pub(super) fn xattr_mode(flags: u32) -> Result<XattrMode, Status> {
     }
 }
 
-/// Writes as many names as fit, beginning with number `first`; returns how many bytes.
-pub(super) fn write_names(items: &[ListItem], first: u64, room: &mut [u8]) -> usize {
+/// A name of a listing, and its place there, by which reading is gone on with.
+#[derive(Debug)]
+pub(super) struct Placed {
+    pub item: ListItem,
+    pub place: u64,
+}
+
+/// Writes as many names as fit of those behind `place`; returns how many bytes. Places rise.
+pub(super) fn write_names(items: &[Placed], place: u64, room: &mut [u8]) -> usize {
     let mut used = 0;
-    for (number, item) in items.iter().enumerate().skip(usize::try_from(first).unwrap_or(usize::MAX)) {
+    for Placed { item, place } in &items[items.partition_point(|one| one.place <= place)..] {
         let bare = size_of::<Dirent>() + item.name.len();
         let Some(record) = room.get_mut(used..used + bare.next_multiple_of(8)) else { break };
-        let head = Dirent {
-            ino: item.ino,
-            off: number as u64 + 1,
-            namelen: item.name.len() as u32,
-            kind: type_bits(item.kind) >> 12,
-        };
+        let head =
+            Dirent { ino: item.ino, off: *place, namelen: item.name.len() as u32, kind: type_bits(item.kind) >> 12 };
         record[..size_of::<Dirent>()].copy_from_slice(head.as_bytes());
         record[size_of::<Dirent>()..bare].copy_from_slice(&item.name);
         record[bare..].fill(0);
@@ -250,7 +253,8 @@ mod tests {
 
     #[test]
     fn names_are_written_whole_or_not_at_all() {
-        let item = |name: &[u8], ino| ListItem { name: name.to_vec(), kind: Kind::Dir, ino };
+        let item =
+            |name: &[u8], place| Placed { item: ListItem { name: name.to_vec(), kind: Kind::Dir, ino: 9 }, place };
         let items = [item(b".", 1), item(b"12345678", 2), item(b"123456789", 3)];
         let mut room = [0xff; 100];
         assert_eq!(write_names(&items, 0, &mut room), 32 + 32);

@@ -8,11 +8,12 @@ use rustix::io::Errno;
 use wink_fs::vfs::Vfs;
 use zerocopy::IntoBytes;
 
-use super::adapter::{Adapter, Listings, Rest};
+use super::adapter::{Adapter, Rest};
 use super::crew::Crew;
 use super::device::Device;
 use super::init::MOVE_MAX;
 use super::lent::Lent;
+use super::listings::Listings;
 use super::request::split;
 use super::wire::OUT_HEADER;
 
@@ -37,7 +38,14 @@ where
     V::File: AsFd,
 {
     let lent = Lent::new(Arc::new(Device::closed()), false);
-    let adapter = Adapter { vfs: vfs.clone(), working_tree: true, listings: Listings::default(), lent };
+    let adapter = Adapter {
+        vfs: vfs.clone(),
+        working_tree: true,
+        opens_itself: true,
+        lasting_absence: true,
+        listings: Listings::default(),
+        lent,
+    };
     let mut room = vec![0; OUT_HEADER + MOVE_MAX as usize];
     let (length, broken) = answer(&adapter, message, &mut room).ok()??;
     assert!(!broken);
@@ -57,7 +65,8 @@ where
         let length = match rustix::io::read(device, &mut message[..]) {
             // Interrupted before it could be read, or called off.
             Err(Errno::NOENT | Errno::INTR | Errno::AGAIN) => continue,
-            Err(Errno::NODEV) => return Ok(()),
+            // The mount has ended. The second while that is being done, if there was a request left that nobody waits for.
+            Err(Errno::NODEV | Errno::CONNABORTED) => return Ok(()),
             read => read?,
         };
         let Some((length, broken)) = answer(adapter, &message[..length], &mut room)? else { continue };

@@ -37,7 +37,15 @@ pub(super) struct Offer {
 pub(super) struct Terms {
     /// The kernel may be lent files.
     pub lends: bool,
+    /// The kernel lists directories without opening them, once that is refused with ENOSYS, and keeps the names (Linux 5.1). Not in a task's view,
+    /// which must see each listing.
+    pub opens_itself: bool,
+    /// The kernel can be told to forget all names at once, those that it was told are not there among them.
+    pub forgets_names: bool,
 }
+
+/// The minor version with [`super::wire::notify::INC_EPOCH`].
+const MINOR_OF_EPOCHS: u32 = 44;
 
 /// Receives the first request on a mounted device.
 pub(super) fn receive(device: &OwnedFd) -> io::Result<Offer> {
@@ -114,7 +122,11 @@ impl Offer {
             wanted |= init::OVER_IO_URING;
         }
         let flags = self.flags & wanted;
-        let terms = Terms { lends: flags & init::PASSTHROUGH != 0 };
+        let terms = Terms {
+            lends: flags & init::PASSTHROUGH != 0,
+            forgets_names: self.asked.minor.min(MINOR) >= MINOR_OF_EPOCHS,
+            opens_itself: working_tree && self.flags & init::NO_OPENDIR_SUPPORT != 0,
+        };
         let page = rustix::param::page_size() as u32;
         let out = InitOut {
             major: MAJOR,

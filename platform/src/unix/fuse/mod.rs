@@ -15,6 +15,7 @@ mod crew;
 mod device;
 mod init;
 mod lent;
+mod listings;
 mod operations;
 mod request;
 mod ring;

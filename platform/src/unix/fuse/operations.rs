@@ -84,7 +84,7 @@ where
 
     fn lookup(&self, request: &Request<'_>) -> Answered {
         let looked = self.vfs.lookup(request.caller(), request.node(), request.name()?).map_err(errno)?;
-        Ok(looked.entry.map_or(Answer::nothing(looked.lasting), |entry| Answer::entry(&entry)))
+        Ok(looked.entry.map_or(Answer::nothing(looked.lasting && self.lasting_absence), |entry| Answer::entry(&entry)))
     }
 
     fn forget(&self, request: &Request<'_>) -> Answered {
@@ -191,6 +191,9 @@ where
     }
 
     fn open_dir(&self, request: &Request<'_>) -> Answered {
+        if self.opens_itself {
+            return Err(Errno::NOSYS);
+        }
         let want = Want { read: true, write: false, execute: false };
         self.vfs.permits(request.caller(), request.node(), want).map_err(errno)?;
         Ok(Answer::Opened(OpenOut { fh: self.listings.open(), open_flags: 0, backing_id: 0 }))

@@ -9,12 +9,13 @@ use std::thread::JoinHandle;
 use wink_fs::vfs::{NodeId, Vfs};
 use zerocopy::IntoBytes;
 
-use super::adapter::{Adapter, Listings};
+use super::adapter::Adapter;
 use super::classic;
 use super::crew::Crew;
 use super::device::Device;
 use super::init;
 use super::lent::Lent;
+use super::listings::Listings;
 use super::ring::Ring;
 use super::wire::{NotifyInvalEntry, NotifyInvalInode, notify};
 
@@ -107,6 +108,12 @@ impl Forgetter {
         self.0.lent()
     }
 
+    /// The kernel looks all names up again, also those that it was told are not there. It knows how to since Linux 6.16; elsewhere it is not told
+    /// for long that a name of a working tree is not there.
+    pub fn forget_names(&self) -> io::Result<()> {
+        self.0.notify(notify::INC_EPOCH, &[])
+    }
+
     /// The kernel asks for attributes and bytes again. Not having known the node is fine.
     pub fn invalidate_node(&self, id: NodeId) -> io::Result<()> {
         // From 0, a length of 0 is all.
@@ -138,7 +145,14 @@ where
     let terms = offer.accept(&descriptor, how.working_tree, ring.is_some())?;
     drop(descriptor);
     let lent = Lent::new(device.clone(), terms.lends);
-    let adapter = Arc::new(Adapter { vfs, working_tree: how.working_tree, listings: Listings::default(), lent });
+    let adapter = Arc::new(Adapter {
+        vfs,
+        working_tree: how.working_tree,
+        opens_itself: terms.opens_itself,
+        lasting_absence: terms.forgets_names || !how.working_tree,
+        listings: Listings::default(),
+        lent,
+    });
     // With the ring only what is to be forgotten comes through the device.
     let (transport, count) =
         if ring.is_some() { (Transport::Uring, 1) } else { (Transport::Classic, how.threads.max(1)) };

@@ -392,6 +392,7 @@ pub mod init {
     pub const PARALLEL_DIROPS: u64 = 1 << 18;
     pub const MAX_PAGES: u64 = 1 << 22;
     pub const CACHE_SYMLINKS: u64 = 1 << 23;
+    pub const NO_OPENDIR_SUPPORT: u64 = 1 << 24;
     pub const HANDLE_KILLPRIV_V2: u64 = 1 << 28;
     pub const EXT: u64 = 1 << 30;
     pub const PASSTHROUGH: u64 = 1 << 37;
@@ -436,6 +437,8 @@ pub mod ring {
 pub mod notify {
     pub const INVAL_INODE: i32 = 2;
     pub const INVAL_ENTRY: i32 = 3;
+    /// All names (minor version 44, Linux 6.16).
+    pub const INC_EPOCH: i32 = 8;
 }
 
 #[cfg(test)]
