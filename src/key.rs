@@ -10,7 +10,7 @@
 mod difference;
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 use serde::{Deserialize, Serialize};
 use wink_store::{Digest, OwnKey, TaskKey};
@@ -95,9 +95,35 @@ pub struct KeyParts {
     pub own: Option<String>,
     /// Whether stdout and stderr are terminals.
     pub terminals: (bool, bool),
+    /// The flags that shaped the key and cannot be read from its digests, so that the task can be run again.
+    #[serde(default, skip_serializing_if = "Flags::is_none")]
+    pub flags: Flags,
     /// Values of variables on the list `environment::TOLD`, as they are. They explain; the key is made of the digests.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub values: BTreeMap<String, String>,
+}
+
+/// Flags of the command line that are in no configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flags {
+    /// `--env`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub env: Vec<String>,
+    /// `--pass-env`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pass_env: Vec<String>,
+    /// `--input`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub input: Vec<String>,
+    /// `--output`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub output: Vec<String>,
+}
+
+impl Flags {
+    fn is_none(&self) -> bool {
+        *self == Flags::default()
+    }
 }
 
 /// The longest value that is kept: a long `PATH`.
@@ -183,10 +209,16 @@ impl Keys {
             extras,
             own: earlier,
             terminals: (input.stdout_terminal, input.stderr_terminal),
+            flags: Flags::default(),
             values,
         };
         Keys { task, own, parts }
     }
+}
+
+/// The digest under which a key keeps an argument or a variable's value.
+pub fn part(roots: &Roots, value: &OsStr) -> String {
+    Digest::of(&roots.substitute(value.as_encoded_bytes())).to_string()
 }
 
 /// Hashes a sequence of labelled items, each preceded by its length.

@@ -52,6 +52,8 @@ pub enum Answer {
     Nodes(Vec<Option<Node>>),
     /// The line has been passed on.
     Done,
+    /// The outer task runs only to be compared: nothing of it is kept, nor of what runs in it.
+    Apart,
     /// Another version of wink serves the view.
     OtherVersion,
 }
@@ -168,6 +170,19 @@ impl Outer {
             }
         }
         Ok(nodes)
+    }
+
+    /// Whether it answers, and runs in it may leave something in a cache.
+    pub fn answers(&self) -> anyhow::Result<()> {
+        match self.ask(About::Nodes(Vec::new()))? {
+            Answer::Apart => bail!("the outer task runs only to be compared"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether nothing that runs in it may leave anything in a cache.
+    pub fn is_apart(&self) -> bool {
+        matches!(self.ask(About::Nodes(Vec::new())), Ok(Answer::Apart))
     }
 
     /// Hands a line to the person who watches; whether that went.

@@ -6,6 +6,8 @@ mod common;
 mod cleaning;
 #[path = "cache/pruning.rs"]
 mod pruning;
+#[path = "cache/rerunning.rs"]
+mod rerunning;
 #[path = "cache/statistics.rs"]
 mod statistics;
 #[path = "cache/together.rs"]

@@ -89,6 +89,7 @@ fn inside(view: &View, tree: Fixed, argv: &[&str]) -> (std::io::Result<Finished>
         inside: Some(inside),
         umask: None,
         quiet: true,
+        piped: [false; 2],
     };
     let finished = run(spawn, |_| {});
     (finished, server.join().unwrap())
@@ -222,6 +223,7 @@ fn a_view_that_nobody_serves_fails_instead_of_hanging() {
         inside: Some(inside),
         umask: None,
         quiet: true,
+        piped: [false; 2],
     };
     assert!(run(spawn, |_| {}).is_err());
     assert!(matches!(

@@ -26,6 +26,7 @@ fn spawn<'a>(argv: &'a [OsString]) -> Spawn<'a> {
         inside: None,
         umask: None,
         quiet: true,
+        piped: [false; 2],
     }
 }
 

@@ -5,6 +5,7 @@ mod layers;
 mod ls;
 mod outside;
 pub mod prune;
+mod rerun;
 mod stats;
 mod verify;
 

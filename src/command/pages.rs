@@ -27,7 +27,8 @@ The command cannot be executed; there is no such command.
 128 + N
 The command was killed by signal N.
 .PP
-Other subcommands: 0; 1 if they failed (\fBwink doctor\fR: if runs cannot be cached); 2 for a mistake on the command line.
+Other subcommands: 0; 1 if they failed (\fBwink doctor\fR: if runs cannot be cached); 2 for a mistake on the command line; 3 if
+nothing is damaged and a task that \fBwink cache verify \-\-rerun\fR ran again is not reproducible.
 .SH FILES
 .TP
 \fBwink.toml\fR, \fBwink.json\fR

@@ -3,6 +3,7 @@
 //! Whatever goes wrong with the cache, the command runs; whatever is in doubt about the run, it is not recorded. Only what keeps wink from
 //! even starting the command (a mistaken flag, a mistaken configuration) ends without running it.
 
+pub mod again;
 mod count;
 pub mod decide;
 mod miss;
@@ -87,6 +88,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<i32> {
     }
     let dir = config.store_dir().ok().filter(|dir| outer::around(dir).is_none());
     if let Some((class, reason)) = barred(&task) {
+        let dir = dir.filter(|_| !outer::of_run(&task.workspace).is_some_and(outer::Outer::is_apart));
         return natively(&asked, &task, Why { class, reason, store: dir });
     }
     if asked.args.dry_run {

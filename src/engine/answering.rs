@@ -13,8 +13,17 @@ use super::session::TaskView;
 use super::tree::{VIRTUAL, stamp};
 use crate::outer::{self, About, Answer, Bytes, Node, Outer, Question};
 
-/// Answers at `socket` for as long as this process lives. `quiet`: the lines of inner runs are not shown.
-pub fn start(view: &Arc<TaskView>, socket: &Path, quiet: bool) -> io::Result<()> {
+/// How inner runs are answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Manner {
+    /// Their lines are not shown.
+    pub quiet: bool,
+    /// Nothing of this run is kept, so nothing of theirs may be.
+    pub apart: bool,
+}
+
+/// Answers at `socket` for as long as this process lives.
+pub fn start(view: &Arc<TaskView>, socket: &Path, manner: Manner) -> io::Result<()> {
     let listener = control::listen(socket)?;
     let view = view.clone();
     std::thread::Builder::new().name("wink-asked".into()).spawn(move || {
@@ -22,20 +31,21 @@ pub fn start(view: &Arc<TaskView>, socket: &Path, quiet: bool) -> io::Result<()>
         while let Ok(peer) = listener.accept() {
             let view = view.clone();
             // A thread for each: whoever is to read a line may let it wait.
-            let _ = std::thread::Builder::new().name("wink-answers".into()).spawn(move || answer(&view, &peer, quiet));
+            let _ = std::thread::Builder::new().name("wink-answers".into()).spawn(move || answer(&view, &peer, manner));
         }
     })?;
     Ok(())
 }
 
-fn answer(view: &TaskView, peer: &Peer, quiet: bool) {
+fn answer(view: &TaskView, peer: &Peer, manner: Manner) {
     // Whoever asked and went away wants no answer.
     let Ok(Some((bytes, _))) = peer.receive(None) else { return };
     let answer = match serde_json::from_slice(&bytes) {
         Ok(Question { version, about }) if version == env!("CARGO_PKG_VERSION") => match about {
+            About::Nodes(_) if manner.apart => Answer::Apart,
             About::Nodes(ids) => Answer::Nodes(nodes(view, &ids)),
             About::Line(line) => {
-                pass_on(&line, quiet);
+                pass_on(&line, manner.quiet);
                 Answer::Done
             }
         },

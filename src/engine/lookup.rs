@@ -116,6 +116,14 @@ impl Engine<'_> {
         Ok(candidates)
     }
 
+    /// Whether one record holds now.
+    pub fn judge(&self, head: &RecordHead, tree: &mut Tree<'_>, standing: &Standing) -> Result<u64, Miss> {
+        match self.try_record(head, tree, standing) {
+            Ok(verdict) => self.say(head, verdict, tree, standing),
+            Err(error) => Err(Miss { reason: error.to_string(), difference: None }),
+        }
+    }
+
     /// Every candidate with its own verdict.
     pub fn judge_all(&self, tree: &mut Tree<'_>, standing: &Standing) -> Result<Vec<Judged>, StoreError> {
         let judge = |head: RecordHead| {

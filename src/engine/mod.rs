@@ -7,9 +7,11 @@
 //! session   the view in which the command runs on a miss
 //! capture   what it saw and left → trace, manifest, blobs
 //! publish   what it left → the workspace
+//! again     a recorded task once more, only to be compared
 //! ```
 //! [`answering`] serves runs that take place inside this one. [`tree`] tells what the real tree holds now, [`own`] what in it earlier runs of the same task left.
 
+pub mod again;
 pub mod answering;
 pub mod attach;
 pub mod capture;
@@ -64,7 +66,7 @@ pub struct Task {
     pub detect: Box<dyn detect::Detect>,
     /// The mount that the workspace lies in.
     pub mount: Option<Mount>,
-    /// Somebody asks what would happen: nothing stored may change.
+    /// Somebody asks what would happen, or has a run only to compare it: nothing stored may change.
     pub only_asked: bool,
     /// Nothing of wink's own is printed, nor what runs inside this one have to say of themselves.
     pub quiet: bool,
@@ -102,6 +104,7 @@ impl Task {
             inside: None,
             umask: None,
             quiet: false,
+            piped: [false; 2],
         }
     }
 

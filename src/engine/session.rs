@@ -130,7 +130,8 @@ impl Engine<'_> {
         let view = View::new(backing, setup, ids).map_err(|status| anyhow!("cannot set up the view: {status}"))?;
         let view = Arc::new(Observed::new(view));
         let options = if privileged { "default_permissions" } else { "" };
-        answering::start(&view, &asked_at, self.task.quiet).context("cannot make a socket in the cache")?;
+        let manner = answering::Manner { quiet: self.task.quiet, apart: self.task.only_asked };
+        answering::start(&view, &asked_at, manner).context("cannot make a socket in the cache")?;
         let entrance = enter::View {
             mountpoint,
             scope,

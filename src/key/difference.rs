@@ -161,6 +161,7 @@ mod tests {
             version: 1,
             argv: vec!["x".into()],
             cwd: String::new(),
+            flags: crate::key::Flags::default(),
             values: pairs.clone().into_iter().filter(|(name, _)| told.contains(&name.as_str())).collect(),
             environment: pairs,
             stdin: None,

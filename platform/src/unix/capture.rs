@@ -83,9 +83,10 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// A stream for the command in place of `real`: the end for reading, and the command's.
-    pub(crate) fn new(real: BorrowedFd<'_>) -> io::Result<(Source, OwnedFd)> {
-        if rustix::termios::isatty(real) { Source::terminal(real) } else { Source::pipe() }
+    /// A stream for the command in place of `real`, a terminal if that is one and it is not to be `piped`: the end for reading, and the
+    /// command's.
+    pub(crate) fn new(real: BorrowedFd<'_>, piped: bool) -> io::Result<(Source, OwnedFd)> {
+        if !piped && rustix::termios::isatty(real) { Source::terminal(real) } else { Source::pipe() }
     }
 
     fn pipe() -> io::Result<(Source, OwnedFd)> {

@@ -40,6 +40,8 @@ pub struct Spawn<'a> {
     pub umask: Option<u32>,
     /// Capture its output without passing it through.
     pub quiet: bool,
+    /// Standard output and standard error are pipes, even if this process' own are terminals.
+    pub piped: [bool; 2],
 }
 
 /// What a command reads from standard input.
@@ -109,8 +111,8 @@ pub fn run(spawn: Spawn<'_>, on_started: impl FnOnce(i32)) -> io::Result<Finishe
     let watch = Watch::start()?;
     let mut kin = Kin::new();
     let (feed, stdin) = stdin(spawn.stdin)?;
-    let (stdout, command_stdout) = Source::new(rustix::stdio::stdout())?;
-    let (stderr, command_stderr) = Source::new(rustix::stdio::stderr())?;
+    let (stdout, command_stdout) = Source::new(rustix::stdio::stdout(), spawn.piped[0])?;
+    let (stderr, command_stderr) = Source::new(rustix::stdio::stderr(), spawn.piped[1])?;
 
     let started = Instant::now();
     let inherited = rustix::stdio::stdin();

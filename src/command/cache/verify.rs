@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use wink_store::{Flaw, Part, Store, Verified};
 
+use super::rerun::{EXIT_NOT_REPRODUCIBLE, Reruns, rerun};
 use super::{layers, present};
 use crate::config::Config;
 use crate::progress;
@@ -16,6 +17,10 @@ pub struct VerifyArgs {
     /// Put what is damaged out of the way, so that it becomes a miss
     #[arg(long)]
     repair: bool,
+    /// Also run N recorded tasks of this workspace again, last used first, and compare; nothing of these runs is kept. Exit code 3 if one is
+    /// not reproducible
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    rerun: Option<u32>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -24,7 +29,8 @@ pub struct VerifyArgs {
 /// Damaged things that people are shown; programs get all.
 const SHOWN_MAX: usize = 20;
 
-/// Runs the subcommand; returns what it has to say, and the exit code: 1 while damage is left.
+/// Runs the subcommand; returns what it has to say, and the exit code: 1 while damage is left, else 3 if a task that was run again is not
+/// reproducible.
 pub fn run(args: &VerifyArgs, config: &Config) -> anyhow::Result<(String, i32)> {
     let verified = match present(config)? {
         Some(store) => {
@@ -55,8 +61,20 @@ pub fn run(args: &VerifyArgs, config: &Config) -> anyhow::Result<(String, i32)> 
         }
         None => Verified::default(),
     };
-    let code = if verified.unrepaired() > 0 { crate::cli::EXIT_FAILURE } else { 0 };
-    Ok((if args.json { object(&verified) } else { lines(&verified, args.repair) }, code))
+    // A store of its own: the one above may have been set aside.
+    let reruns = match (args.rerun, present(config)?) {
+        (Some(number), Some(store)) => Some(rerun(store, config, number)?),
+        _ => None,
+    };
+    let code = match &reruns {
+        _ if verified.unrepaired() > 0 => crate::cli::EXIT_FAILURE,
+        Some(reruns) if reruns.any_unlike() => EXIT_NOT_REPRODUCIBLE,
+        _ => 0,
+    };
+    if args.json {
+        return Ok((object(&verified, reruns.as_ref()), code));
+    }
+    Ok((lines(&verified, args.repair) + &reruns.map(|reruns| reruns.lines()).unwrap_or_default(), code))
 }
 
 fn kind(part: Part) -> &'static str {
@@ -68,7 +86,7 @@ fn kind(part: Part) -> &'static str {
     }
 }
 
-fn object(verified: &Verified) -> String {
+fn object(verified: &Verified, reruns: Option<&Reruns>) -> String {
     let damage: Vec<_> = verified
         .flaws
         .iter()
@@ -83,6 +101,7 @@ fn object(verified: &Verified) -> String {
         "layers": verified.layers,
         "damage": damage,
         "unrepaired": verified.unrepaired(),
+        "rerun": reruns.map(Reruns::object),
     });
     format!("{object:#}\n")
 }

@@ -25,7 +25,7 @@ const INSIDE_ANOTHER: &str = "inside another task, which sees and records all of
 /// Why the cache takes no part in a task, where that is known before it is opened.
 pub fn barred(task: &Task) -> Option<(Class, String)> {
     // Where the outer task cannot be asked, nobody can say what a file of its view is known by, nor whether it is still the same.
-    if let Some(Err(error)) = outer::of_run(&task.workspace).map(|outer| outer.nodes(&[])) {
+    if let Some(Err(error)) = outer::of_run(&task.workspace).map(|outer| outer.answers()) {
         return Some((Class::Nested, format!("{INSIDE_ANOTHER}; {}", crate::explain(&error))));
     }
     if task.settings.uncached {

@@ -11,13 +11,18 @@ use wink_platform::unix::{identity, probe, stdin};
 use wink_store::Digest;
 
 use crate::cli::TaskArgs;
-use crate::config::Config;
+use crate::config::{Config, Scope, Settings};
 use crate::engine::detect::tracing::Tracing;
 use crate::engine::{Input, Task};
 use crate::environment;
-use crate::key::{KeyInput, Keys, Platform};
+use crate::key::{Flags, KeyInput, Keys, Platform};
 use crate::roots::Roots;
 use crate::workspace;
+
+/// What a key calls the way to the current directory.
+pub const WAY: &str = "PWD";
+/// What a key calls what the caller's standard input is.
+pub const STANDARD_INPUT: &str = "standard input";
 
 /// The task that the flags name, and the configuration of its workspace.
 pub fn prepare(args: &TaskArgs, quiet: bool) -> anyhow::Result<(Task, Config)> {
@@ -55,29 +60,16 @@ pub fn prepare(args: &TaskArgs, quiet: bool) -> anyhow::Result<(Task, Config)> {
         (false, Some(_)) => Input::Callers,
     };
     let environments = environment::divide(std::env::vars_os(), &settings.env);
-    let mut extras = declared_inputs(&workspace, &settings.input)?;
-    if settings.scope == crate::config::Scope::Workspace {
-        extras.extend(executable(&argv, &cwd));
-    }
     // A shell takes the way it came by from PWD and hands it on: unless it is the plain one, it decides.
-    if let Some(way) = std::env::var_os("PWD")
+    let way = std::env::var_os("PWD")
         .map(PathBuf::from)
         .filter(|way| *way != cwd && way.canonicalize().is_ok_and(|real| real == cwd))
-    {
-        extras.push(("PWD".to_owned(), roots.substitute(way.as_os_str().as_encoded_bytes())));
-    }
+        .map(|way| roots.substitute(way.as_os_str().as_encoded_bytes()));
     // Programs ask what it is before they read it, or instead.
-    if let (Input::Callers, Some(kind)) = (&stdin, args.callers_stdin) {
-        extras.push(("standard input".to_owned(), format!("{kind:?}").into_bytes()));
-    }
-    // What these take out of the trace or the outputs makes another record.
-    for (name, list) in [("ignore", &settings.ignore), ("scratch", &settings.scratch), ("output", &settings.output)] {
-        extras.extend(list.iter().map(|glob| (name.to_owned(), glob.clone().into_bytes())));
-    }
-    if let Some(canonical) = &settings.canonical_root {
-        extras.push(("canonical_root".to_owned(), canonical.as_os_str().as_encoded_bytes().to_vec()));
-    }
-    let keys = Keys::new(
+    let kind = args.callers_stdin.filter(|_| stdin == Input::Callers);
+    let place = Place { workspace: &workspace, cwd: &cwd, path: std::env::var_os("PATH") };
+    let extras = place.extras(&argv, &settings, way, kind)?;
+    let mut keys = Keys::new(
         &KeyInput {
             argv: &argv,
             cwd: &relative_cwd(&cwd, &workspace),
@@ -93,6 +85,12 @@ pub fn prepare(args: &TaskArgs, quiet: bool) -> anyhow::Result<(Task, Config)> {
         },
         &roots,
     );
+    keys.parts.flags = Flags {
+        env: args.env.clone(),
+        pass_env: args.pass_env.clone(),
+        input: args.input.clone(),
+        output: args.output.clone(),
+    };
     let environment = environments.task;
     let task = Task {
         workspace,
@@ -112,8 +110,60 @@ pub fn prepare(args: &TaskArgs, quiet: bool) -> anyhow::Result<(Task, Config)> {
     Ok((task, config))
 }
 
+/// Where a command is to run.
+pub struct Place<'a> {
+    /// Absolute, canonical.
+    pub workspace: &'a Path,
+    /// Absolute, canonical.
+    pub cwd: &'a Path,
+    /// The variable `PATH` that the command has.
+    pub path: Option<OsString>,
+}
+
+impl Place<'_> {
+    /// What decides besides words, variables and the like. `way` is the one to the current directory if it is not the plain one, `stdin` what
+    /// standard input is if it is the caller's.
+    pub fn extras(
+        &self,
+        argv: &[OsString],
+        settings: &Settings,
+        way: Option<Vec<u8>>,
+        stdin: Option<stdin::Kind>,
+    ) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
+        let mut extras = declared_inputs(self.workspace, &settings.input)?;
+        if settings.scope == Scope::Workspace {
+            extras.extend(self.executable(argv));
+        }
+        extras.extend(way.map(|way| (WAY.to_owned(), way)));
+        extras.extend(stdin.map(|kind| (STANDARD_INPUT.to_owned(), format!("{kind:?}").into_bytes())));
+        // What these take out of the trace or the outputs makes another record.
+        for (name, list) in [("ignore", &settings.ignore), ("scratch", &settings.scratch), ("output", &settings.output)]
+        {
+            extras.extend(list.iter().map(|glob| (name.to_owned(), glob.clone().into_bytes())));
+        }
+        if let Some(canonical) = &settings.canonical_root {
+            extras.push(("canonical_root".to_owned(), canonical.as_os_str().as_encoded_bytes().to_vec()));
+        }
+        Ok(extras)
+    }
+
+    /// In workspace scope nothing outside is watched, so the program itself is part of the key.
+    fn executable(&self, argv: &[OsString]) -> Option<(String, Vec<u8>)> {
+        let program = Path::new(argv.first()?);
+        let found = if program.components().count() > 1 {
+            self.cwd.join(program)
+        } else {
+            let path = self.path.as_ref()?;
+            std::env::split_paths(path).map(|dir| self.cwd.join(dir).join(program)).find(|path| path.is_file())?
+        };
+        let mut file = std::fs::File::open(&found).ok()?;
+        let digest = crate::engine::tree::hash(&mut file, &[]).ok()?.digest;
+        Some(("program".to_owned(), digest.0.to_vec()))
+    }
+}
+
 /// The current directory relative to the workspace; outside it, the absolute one.
-fn relative_cwd(cwd: &Path, workspace: &Path) -> Vec<u8> {
+pub fn relative_cwd(cwd: &Path, workspace: &Path) -> Vec<u8> {
     cwd.strip_prefix(workspace).unwrap_or(cwd).as_os_str().as_encoded_bytes().to_vec()
 }
 
@@ -140,18 +190,4 @@ fn declared_inputs(workspace: &Path, globs: &[String]) -> anyhow::Result<Vec<(St
         }
     }
     Ok(found)
-}
-
-/// In workspace scope nothing outside is watched, so the program itself is part of the key.
-fn executable(argv: &[OsString], cwd: &Path) -> Option<(String, Vec<u8>)> {
-    let program = Path::new(argv.first()?);
-    let found = if program.components().count() > 1 {
-        cwd.join(program)
-    } else {
-        let path = std::env::var_os("PATH")?;
-        std::env::split_paths(&path).map(|dir| cwd.join(dir).join(program)).find(|path| path.is_file())?
-    };
-    let mut file = std::fs::File::open(&found).ok()?;
-    let digest = crate::engine::tree::hash(&mut file, &[]).ok()?.digest;
-    Some(("program".to_owned(), digest.0.to_vec()))
 }

@@ -157,6 +157,7 @@ impl Capture<'_, '_> {
 
     /// Makes blobs of all staged files at once, on several threads. What fails is tried again alone, and told then.
     pub(super) fn adopt_all(&mut self, changes: &[Changed]) {
+        let keep = self.keeps();
         if self.run.live || self.engine.unheld {
             return;
         }
@@ -174,7 +175,7 @@ impl Capture<'_, '_> {
         let (store, backing) = (self.engine.store, self.run.backing);
         let adopted = in_parallel(&staged, |staged| {
             let path = backing.staged_path(*staged)?;
-            adopt(store, &path, &needles)
+            adopt(store, &path, &needles, keep)
         });
         for (staged, adopted) in staged.into_iter().zip(adopted) {
             if let Ok(adopted) = adopted {
@@ -202,7 +203,7 @@ impl Capture<'_, '_> {
         anyhow::ensure!(!self.engine.unheld, "the cache is being pruned, and that does not let go");
         let (workspace, home) = (self.engine.workspace().to_vec(), self.home());
         let needles: Vec<&[u8]> = [workspace.as_slice()].into_iter().chain(home.as_deref()).collect();
-        let adopted = adopt(self.engine.store, staged, &needles)?;
+        let adopted = adopt(self.engine.store, staged, &needles, self.keeps())?;
         Ok(self.adopted(adopted))
     }
 
@@ -235,6 +236,11 @@ impl Capture<'_, '_> {
         Ok(())
     }
 
+    /// Whether what the command left is to be stored at all.
+    fn keeps(&self) -> bool {
+        !self.engine.task.only_asked
+    }
+
     fn home(&self) -> Option<Vec<u8>> {
         self.engine.task.home.as_ref().map(|home| home.as_os_str().as_encoded_bytes().to_vec())
     }
@@ -253,12 +259,15 @@ struct Adopted {
     blob: Option<Attr>,
 }
 
-/// Makes a blob of a staged file: hash and rename.
-fn adopt(store: &Store, staged: &Path, needles: &[&[u8]]) -> anyhow::Result<Adopted> {
+/// Makes a blob of a staged file: hash and rename. Or, without `keep`, only tells which it would be.
+fn adopt(store: &Store, staged: &Path, needles: &[&[u8]], keep: bool) -> anyhow::Result<Adopted> {
     gate(Place::Store, Step::Open)?;
     let mut file = File::open(staged)?;
     let size = file.metadata()?.len();
     let hashed = hash_sized(&mut file, usize::try_from(size).unwrap_or(usize::MAX), needles)?;
+    if !keep {
+        return Ok(Adopted { hashed, size, blob: None });
+    }
     store.adopt(staged, &hashed.digest)?;
     let blob = look(store.blob_path(&hashed.digest).as_os_str().as_encoded_bytes())?;
     Ok(Adopted { hashed, size, blob })

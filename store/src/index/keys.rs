@@ -38,6 +38,15 @@ impl Store {
             .map_err(|error| self.index_error(error))
     }
 
+    /// The same as one workspace remembers it.
+    pub fn key_parts_in(&self, workspace: &[u8], key: &TaskKey) -> Result<Option<Vec<u8>>, StoreError> {
+        let index = self.index()?;
+        index
+            .prepare_cached("SELECT parts FROM keys WHERE workspace = ?1 AND task_key = ?2")
+            .and_then(|mut query| query.query_row(params![workspace, &key.0.0[..]], |row| row.get(0)).optional())
+            .map_err(|error| self.index_error(error))
+    }
+
     /// What the keys used in a workspace were made of, latest first.
     pub fn recent_keys(&self, workspace: &[u8]) -> Result<Vec<Vec<u8>>, StoreError> {
         let index = self.index()?;
@@ -70,5 +79,7 @@ mod tests {
         assert_eq!(store.recent_keys(b"/other").unwrap(), [b"x".to_vec()]);
         assert_eq!(store.key_parts(&TaskKey(Digest::of(b"x"))).unwrap().as_deref(), Some(&b"x"[..]));
         assert_eq!(store.key_parts(&TaskKey(Digest::of(b"y"))).unwrap(), None);
+        let of = |workspace: &[u8]| store.key_parts_in(workspace, &TaskKey(Digest::of(b"x"))).unwrap();
+        assert_eq!((of(b"/other").as_deref(), of(b"/ws")), (Some(&b"x"[..]), None));
     }
 }
