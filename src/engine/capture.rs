@@ -95,6 +95,8 @@ pub struct Harvest {
     pub wrote_outside: bool,
     /// The result depends on the state of earlier outputs: the next run must start from clean.
     pub tainted: bool,
+    /// Outputs of earlier runs that stay, since their bytes are nowhere else: from now on they are somebody else's.
+    pub left_behind: BTreeMap<Vec<u8>, Output>,
     /// The first ignored file of somebody else's that the command changed.
     pub changed_ignored: Option<Vec<u8>>,
 }

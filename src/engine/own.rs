@@ -83,6 +83,30 @@ pub fn is_stored(store: &Store, path: &[u8], tree: &mut Tree<'_>) -> bool {
     }
 }
 
+/// Whether what stands in the place of an own output can be had again from the store: of files their bytes, of links and directories what the
+/// manifest says of them. Pruning takes blobs and leaves what is known of the files.
+pub fn is_kept(store: &Store, output: &Output) -> bool {
+    match output {
+        Output::File { digest, .. } => store.blob_path(digest).exists(),
+        Output::Link { .. } | Output::Dir { .. } | Output::Removed => true,
+    }
+}
+
+/// Makes these files somebody else's: what is left of the records that tell of them goes. Their blobs are gone, so none of these can be of use.
+pub fn disown(store: &Store, key: &OwnKey, files: &BTreeMap<Vec<u8>, Output>) -> Result<(), StoreError> {
+    for head in store.heads_of_owner(key)? {
+        let tells = match store.manifest(&head.manifest) {
+            Ok(manifest) => manifest.entries.iter().any(|entry| files.get(&entry.path) == Some(&entry.output)),
+            Err(error) if error.is_damage() => true,
+            Err(error) => return Err(error),
+        };
+        if tells {
+            store.drop_record(&head.id)?;
+        }
+    }
+    Ok(())
+}
+
 /// Which of these stand untouched in the workspace.
 pub fn standing(left: &Left, workspace: &[u8], tree: &mut Tree<'_>) -> io::Result<Standing> {
     let mut standing = Standing::default();

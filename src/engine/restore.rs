@@ -20,7 +20,7 @@ use wink_store::{Entry, Manifest, Output};
 
 use super::Engine;
 use super::attach::{Clock, Piece};
-use super::own::Standing;
+use super::own::{Standing, is_kept};
 use super::publish::gone;
 use super::tree::{Tree, VIRTUAL, os};
 use super::turn::Turn;
@@ -58,6 +58,8 @@ pub enum NoPlan {
     Damage(StoreError),
     /// A file to be changed has other names.
     OtherLinks(String),
+    /// A file of another run would go, and its bytes are nowhere else.
+    NotKept(String),
     /// Something else failed.
     Failed(anyhow::Error),
 }
@@ -130,6 +132,9 @@ impl Engine<'_> {
         self.check_blobs(&needed, tree)?;
         for (path, output) in &standing.outputs {
             if !kept.contains(path.as_slice()) && self.task.settings.own != crate::config::Own::Observe {
+                if !is_kept(self.store, output) {
+                    return Err(NoPlan::NotKept(os(path).display().to_string()));
+                }
                 plan.remove.push((path.clone(), matches!(output, Output::Dir { .. })));
             }
         }

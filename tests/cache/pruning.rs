@@ -93,6 +93,69 @@ fn what_is_carried_is_stored_again() {
     world.blobs_are_sound();
 }
 
+/// What two runs of one command left; the one of which more stands is not in the cache any more.
+fn a_pruned_entry_that_stands(world: &World, own: &str) -> Vec<String> {
+    world.write("wink.toml", format!("own = \"{own}\"\n"));
+    let command = sh("mkdir -p dist; cp in dist/out; if [ -e more ]; then cat more > dist/more; fi");
+    world.write("in", "one\n");
+    world.write("more", "m".repeat(100_000));
+    world.run(&strs(&command)).miss();
+    world.write("in", "two\n");
+    world.remove("more");
+    world.remove("dist");
+    world.run(&strs(&command)).miss();
+    assert!(!world.has("dist/more"));
+    // As the first run left it.
+    world.write("dist/more", "m".repeat(100_000));
+    world.write("dist/out", "one\n");
+    assert_eq!(object(world, &["cache", "prune", "50kB", "--json"])["freed_entries"], 1);
+    command
+}
+
+#[test]
+fn what_the_cache_does_not_hold_any_more_is_not_removed() {
+    let world = World::new("prune-stays");
+    let command = a_pruned_entry_that_stands(&world, "hide");
+    let run = world.run(&strs(&command));
+    run.miss();
+    let reason = "a hit would remove dist/more, which an earlier run left and the cache does not hold any more; \
+                  dist/more of an earlier run stays, since the cache does not hold it any more";
+    assert_eq!(run.reason(), reason);
+    assert_eq!((world.text("dist/out"), world.text("dist/more").len()), ("two\n".into(), 100_000));
+    // It is somebody else's now: an input where anybody looks, and never removed. The command does not look at it, but makes its directory.
+    let run = world.run(&strs(&command));
+    run.miss();
+    assert!(run.reason().starts_with("dist appeared"), "{run:?}");
+    world.run(&strs(&command)).hit();
+    world.write("in", "one\n");
+    world.run(&strs(&command)).miss();
+    world.write("in", "two\n");
+    world.run(&strs(&command)).hit();
+    assert_eq!((world.text("dist/out"), world.text("dist/more").len()), ("two\n".into(), 100_000));
+    // Without it everything is as it was.
+    world.remove("dist");
+    world.run(&strs(&command)).hit();
+    assert_eq!((world.text("dist/out"), world.has("dist/more")), ("two\n".into(), false));
+}
+
+#[test]
+fn what_is_asked_before_says_so_too() {
+    let world = World::new("prune-stays-asked");
+    let command = a_pruned_entry_that_stands(&world, "carry");
+    let told = wink(&world, &[&["explain", "--"], &strs(&command)[..]].concat());
+    assert!(told.starts_with("miss: a hit would remove dist/more, which an earlier run left"), "{told}");
+    world.run(&strs(&command)).miss();
+    assert_eq!(world.text("dist/out"), "two\n");
+    assert_eq!(world.text("dist/more").len(), 100_000);
+    world.run(&strs(&command)).exits(0);
+    assert_eq!((world.text("dist/out"), world.text("dist/more").len()), ("two\n".into(), 100_000));
+    for _ in 0..2 {
+        world.run(&strs(&command)).exits(0);
+    }
+    world.run(&strs(&command)).hit();
+    world.blobs_are_sound();
+}
+
 #[test]
 fn nothing_to_prune() {
     let world = World::new("prune-none");

@@ -91,6 +91,10 @@ pub fn decide(engine: &Engine<'_>, tree: &mut Tree<'_>, standing: &Standing) -> 
             found.class = Class::HardLinks;
             format!("{path} has got other names (hard links)")
         }
+        Err(NoPlan::NotKept(path)) => {
+            found.class = Class::NotRestored;
+            format!("a hit would remove {path}, which an earlier run left and the cache does not hold any more")
+        }
         Err(NoPlan::Failed(error)) => return Err(error),
     };
     Ok(Decision::Miss(Box::new(found)))

@@ -2,6 +2,7 @@
 //!
 //! This is the engine process (`wink_platform::unix::front`): it must announce an exit code whatever happens.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use super::{Asked, Missed, Why, count, native, not_started};
 use crate::command::cache::prune::{is_tending_due, start_tending};
 use crate::engine::capture::Harvest;
 use crate::engine::detect::{Attempt, Ended};
+use crate::engine::own::disown;
 use crate::engine::tree::Tree;
 use crate::engine::turn::Turn;
 use crate::engine::{Engine, Input, Task, now_ms};
@@ -183,6 +185,7 @@ fn after<'s>(
     report.outputs = harvest.manifest.entries.iter().filter(|entry| entry.output != Output::Removed).count() as u64;
     report.bound_to_root = harvest.bound_workspace;
     let tainted = harvest.tainted;
+    let left_behind = std::mem::take(&mut harvest.left_behind);
     let mended = harvest.changed_ignored.as_deref().map(|path| String::from_utf8_lossy(path).into_owned());
     if asked.args.policy().local.write && hold.is_ok() {
         let listings = std::mem::take(&mut harvest.listings);
@@ -193,6 +196,10 @@ fn after<'s>(
         if !listings.is_empty() && kept.is_ok() {
             // They only explain.
             let _ = store.keep_names(&fingerprint, listings);
+        }
+        if kept.is_ok() {
+            // Else the next run finds them as this one did.
+            let _ = disown(store, &task.keys.own, &left_behind);
         }
         match kept {
             Ok(id) => report.record = usable.then(|| id.0.to_string()),
@@ -218,12 +225,23 @@ fn after<'s>(
                 "{}; it changed the ignored file {path}, which wink did not make: reusable only from the same state; remove it and run again",
                 missed.found.reason
             ),
-            None => missed.found.reason,
+            None => missed.found.reason + &stay(&left_behind),
         });
     }
     report.store_ms = asked.elapsed_ms() - store_began;
     let _ = store.count(&count::counted(asked, task, &report));
     Ok(report)
+}
+
+/// What is said of outputs of earlier runs that were not removed.
+fn stay(left_behind: &BTreeMap<Vec<u8>, Output>) -> String {
+    let Some(first) = left_behind.keys().next() else { return String::new() };
+    let more = match left_behind.len() - 1 {
+        0 => String::new(),
+        more => format!(" (and {more} more)"),
+    };
+    let path = String::from_utf8_lossy(first);
+    format!("; {path}{more} of an earlier run stays, since the cache does not hold it any more")
 }
 
 /// Stores the record, and that its outputs stand in the workspace. Returns the record that holds for these inputs from now on.

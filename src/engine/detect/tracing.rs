@@ -19,7 +19,8 @@ use crate::command::run::INSIDE;
 use crate::config::Own;
 use crate::engine::Engine;
 use crate::engine::capture::{Carried, Harvest, Yield};
-use crate::engine::own::{Standing, is_history, is_stored, standing};
+use crate::engine::own::{Standing, is_history, is_kept, is_stored, standing};
+use crate::engine::publish::Deed;
 use crate::engine::session::{Outcome, Ran};
 use crate::engine::tree::Tree;
 use crate::engine::turn::Turn;
@@ -88,6 +89,7 @@ impl Ended for Viewed {
             if let Some(path) = self.hidden.outputs.keys().find(left) {
                 harvest.doubts.push(format!("{} changed while the command ran", String::from_utf8_lossy(path)));
             }
+            harvest.left_behind = leave_behind(engine, &mut self.leftovers, &harvest);
         }
         Ok(harvest)
     }
@@ -174,6 +176,27 @@ struct Shown {
     hidden: Standing,
     /// What must look new to a command that is shown some.
     newer: Option<Newer>,
+}
+
+/// Takes out of `leftovers` what must stay: files that the command did not make again and whose bytes are nowhere else, and the directories that
+/// they are in.
+fn leave_behind(engine: &Engine<'_>, leftovers: &mut Standing, harvest: &Harvest) -> BTreeMap<Vec<u8>, Output> {
+    let made: HashSet<&[u8]> = harvest.deeds.iter().map(Deed::path).collect();
+    let stays = |path: &[u8], output: &Output| !made.contains(path) && !is_kept(engine.store, output);
+    let staying: BTreeMap<Vec<u8>, Output> = leftovers
+        .outputs
+        .iter()
+        .filter(|(path, output)| stays(path, output))
+        .map(|(path, output)| (path.clone(), output.clone()))
+        .collect();
+    for path in staying.keys() {
+        let dirs = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(end, _)| &path[..end]);
+        for gone in dirs.chain([path.as_slice()]) {
+            leftovers.outputs.remove(gone);
+            leftovers.paths.remove(&join(engine.workspace(), gone));
+        }
+    }
+    staying
 }
 
 /// Those own outputs that still stand untouched after the run. What somebody edited meanwhile is theirs.
