@@ -466,7 +466,11 @@ impl Capture<'_, '_> {
     fn notes(&mut self) {
         self.out.wrote_outside = self.run.notes.outside.is_some();
         if let Some((path, count)) = &self.run.notes.outside {
-            let more = if *count > 1 { format!(" (and {} more changes)", count - 1) } else { String::new() };
+            let more = match count - 1 {
+                0 => String::new(),
+                1 => " (and 1 more change)".to_owned(),
+                more => format!(" (and {more} more changes)"),
+            };
             self.out
                 .doubts
                 .insert(0, format!("the command wrote outside the workspace: {}{more}", String::from_utf8_lossy(path)));
