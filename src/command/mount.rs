@@ -274,6 +274,8 @@ pub fn unmount(args: &UnmountArgs) -> anyhow::Result<String> {
         }
         false => None,
     };
+    // This process is in the way itself if it was started there.
+    let _ = std::env::set_current_dir("/");
     let began = Instant::now();
     let users = || {
         let mut users = users(mounted.dev);

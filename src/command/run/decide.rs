@@ -35,12 +35,13 @@ pub fn barred(task: &Task) -> Option<(Class, String)> {
         let reason = format!("the package {name} is excluded from caching (exclude_packages)");
         return Some((Class::Excluded, reason));
     }
-    if let Some(handed) = identity::handed_descriptor(&task.workspace, &task.argv) {
-        let reason = format!("{handed} was handed to the command, and nobody sees what comes and goes there");
-        return Some((Class::NotWatched, reason));
+    // Before descriptors are asked about: all of them lead into it.
+    if task.workspace.parent().is_none() {
+        return Some((Class::NotWatched, "the workspace is the whole file system; run it in a project".to_owned()));
     }
-    let everything = task.workspace.parent().is_none();
-    everything.then(|| (Class::NotWatched, "the workspace is the whole file system; run it in a project".to_owned()))
+    let handed = identity::handed_descriptor(&task.workspace, &task.argv)?;
+    let reason = format!("{handed} was handed to the command, and nobody sees what comes and goes there");
+    Some((Class::NotWatched, reason))
 }
 
 /// Opens the store, and finds the mount that the workspace lies in.
