@@ -3,6 +3,7 @@
 //! Only the daemon changes a layer. A task works on a snapshot of it, over the same real directory, reached by its descriptor: its requests
 //! never come back through the mount.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -20,7 +21,7 @@ use wink_fs::zone::join;
 use wink_platform::errno::to_errno;
 use wink_platform::unix::backing::RealBacking;
 use wink_platform::unix::identity;
-use wink_store::{Step, Store};
+use wink_store::{Digest, Step, Store};
 
 use crate::daemon::client::Client;
 use crate::daemon::protocol::Request;
@@ -129,6 +130,14 @@ pub fn replay(
         }
     }
     Ok(layer)
+}
+
+/// Those of these files whose bytes the store has lost, and that are among `paths`.
+pub fn lost_among(store: &Store, files: Vec<(Vec<u8>, Digest, u64)>, paths: &HashSet<Vec<u8>>) -> Vec<Vec<u8>> {
+    let is_lost =
+        |digest: &Digest, size: u64| store.open_blob_sized(digest, size).is_err_and(|error| error.is_damage());
+    let lost = |(path, digest, size)| (paths.contains(&path) && is_lost(&digest, size)).then_some(path);
+    files.into_iter().filter_map(lost).collect()
 }
 
 /// A failure of the file system as the standard library tells it.

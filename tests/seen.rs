@@ -275,7 +275,6 @@ fn mounted_trees() {
     let world = world("seen-mounted");
     world.write("in", "1\n");
     let mut screen = Screen::new(&world);
-    screen.wink(&["status"]);
     mounted::mount(&world);
     screen.then("the workspace is mounted", |_| ());
     screen.wink(&sh("mkdir -p dist; cat in > dist/a; cat in > dist/b"));

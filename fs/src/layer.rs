@@ -280,6 +280,15 @@ impl Layer {
         all
     }
 
+    /// Its files with their blobs and sizes.
+    pub fn files(&self) -> Vec<(Vec<u8>, Digest, u64)> {
+        let file = |(path, entry)| match entry {
+            Virtual::File { digest, size, .. } => Some((path, digest, size)),
+            _ => None,
+        };
+        self.walk(b"").into_iter().filter_map(file).collect()
+    }
+
     /// How many files it shows, and how many bytes they have.
     pub fn count(&self) -> (u64, u64) {
         self.walk(b"").iter().fold((0, 0), |(files, bytes), (_, entry)| match entry {

@@ -259,6 +259,11 @@ impl<B: Backing> Layered<B> {
         self.mount.as_ref().is_none_or(|mount| mount.layer.read().is_empty())
     }
 
+    /// The layer's files with their blobs and sizes, by their paths from the mount's root; also those that something real hides.
+    pub fn files(&self) -> Vec<(Vec<u8>, Digest, u64)> {
+        self.mount.as_ref().map(|mount| mount.layer.read().files()).unwrap_or_default()
+    }
+
     /// How many files the layer has, and how many bytes they hold.
     pub fn count(&self) -> (u64, u64) {
         self.mount.as_ref().map_or((0, 0), |mount| mount.layer.read().count())

@@ -56,6 +56,14 @@ pub enum Request {
         #[serde(with = "text")]
         root: Vec<u8>,
     },
+    /// Show no more of these views those whose bytes the store has lost. What is real stays.
+    DropLost {
+        /// Absolute path of the mount.
+        #[serde(with = "text")]
+        root: Vec<u8>,
+        /// Relative to the mount.
+        paths: Vec<Text>,
+    },
     /// Make views real.
     Materialize {
         /// Absolute path of the mount.

@@ -203,6 +203,10 @@ impl Daemon {
                 let _hold = self.store.hold()?;
                 Reply::Done(self.mounted(&root)?.mend()?)
             }
+            Request::DropLost { root, paths } => {
+                let paths = paths.into_iter().map(|path| path.0).collect();
+                Reply::Done(self.mounted(&root)?.drop_lost(&self.store, &paths)?)
+            }
             Request::Materialize { root, path } => Reply::Done(self.mounted(&root)?.materialize(&path)?),
             Request::Stop => {
                 let mounts = self.mounts.lock();

@@ -1,5 +1,6 @@
 //! One mount: a directory, its layer, and the threads that answer the kernel.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -19,7 +20,7 @@ use wink_platform::unix::mount_ways::is_open_elsewhere;
 use wink_store::{Digest, LayerLog, Step, Store, StoreError};
 
 use super::protocol::{Attached, MountStatus};
-use crate::mounted::{Mount, below, error, replay};
+use crate::mounted::{Mount, below, error, lost_among, replay};
 use crate::shelf::StoreShelf;
 
 /// Threads that answer requests of one mount.
@@ -163,6 +164,19 @@ impl Served {
         done.map_err(error).with_context(|| format!("cannot change what {} shows", self.mount.root.display()))?;
         self.compact();
         Ok(count)
+    }
+
+    /// Shows no more of these views those whose bytes the store has lost; returns how many. Nothing real goes.
+    pub fn drop_lost(&self, store: &Store, paths: &HashSet<Vec<u8>>) -> anyhow::Result<u64> {
+        let act = |layered: &Layered<RealBacking>| {
+            let lost = lost_among(store, layered.files(), paths);
+            let steps: Vec<Step> = lost.iter().map(|path| Step::Remove { path: path.clone() }).collect();
+            (layered.apply(&steps), lost)
+        };
+        let ((done, lost), stale) = self.tree.change(act, |(_, lost)| lost.clone());
+        self.forget(&stale);
+        done.map_err(error).with_context(|| format!("cannot change what {} shows", self.mount.root.display()))?;
+        Ok(lost.len() as u64)
     }
 
     /// Makes every view at and below a path real; returns how many files that were.

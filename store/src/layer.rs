@@ -161,13 +161,6 @@ impl Store {
         Ok(pinned)
     }
 
-    /// The same of one layer.
-    pub(crate) fn pinned_by(&self, layer: &Digest) -> Result<HashSet<Digest>, StoreError> {
-        let mut pinned = HashSet::new();
-        self.pin(layer, &mut pinned)?;
-        Ok(pinned)
-    }
-
     fn pin(&self, layer: &Digest, pinned: &mut HashSet<Digest>) -> Result<(), StoreError> {
         for step in self.steps_of(layer)? {
             match step {
@@ -200,16 +193,25 @@ impl Store {
     /// Whether a layer attaches a pack that cannot be read.
     pub fn has_lost_packs(&self) -> Result<bool, StoreError> {
         for layer in self.layers()? {
-            for step in self.steps_of(&layer)? {
-                let Step::Attach { pack, .. } = step else { continue };
-                match self.pack(&pack) {
-                    Ok(_) => {}
-                    Err(error) if error.is_damage() => return Ok(true),
-                    Err(error) => return Err(error),
-                }
+            if self.lost_packs(&layer)? > 0 {
+                return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// How many packs a layer attaches that cannot be read.
+    pub(crate) fn lost_packs(&self, layer: &Digest) -> Result<usize, StoreError> {
+        let mut lost = HashSet::new();
+        for step in self.steps_of(layer)? {
+            let Step::Attach { pack, .. } = step else { continue };
+            match self.pack(&pack) {
+                Ok(_) => {}
+                Err(error) if error.is_damage() => drop(lost.insert(pack)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(lost.len())
     }
 
     pub(crate) fn layer_dir(&self, layer: &Digest) -> PathBuf {

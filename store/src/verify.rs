@@ -1,7 +1,7 @@
 //! Verification: everything that is stored is read and compared with what its name or its seal says.
 //!
 //! Blobs that are no longer what their name says go to quarantine if that is asked for, and records that miss a blob or a part are taken out of use: so
-//! damage is a miss. What a layer shows of lost blobs stays out of sight until the command that made it runs again; nothing here can bring bytes back.
+//! damage is a miss. Which files a layer shows of lost blobs, who knows layers adds; nothing here can bring bytes back.
 //! No pruning takes anything away meanwhile ([`Store::hold`]); runs go on.
 
 use std::collections::{BTreeMap, HashSet};
@@ -43,6 +43,8 @@ pub struct Flaw {
     pub detail: String,
     /// Whether it can do no harm and costs no more than a miss from now on.
     pub repaired: bool,
+    /// Of a mounted tree: the files it is about, relative to it.
+    pub files: Vec<Vec<u8>>,
 }
 
 /// What verifying came to.
@@ -67,7 +69,7 @@ impl Verified {
     }
 
     fn note(&mut self, part: Part, name: String, detail: impl ToString, repaired: bool) {
-        self.flaws.push(Flaw { part, name, detail: detail.to_string(), repaired });
+        self.flaws.push(Flaw { part, name, detail: detail.to_string(), repaired, files: Vec::new() });
     }
 }
 
@@ -102,7 +104,7 @@ impl Store {
                 done => done?,
             },
         }
-        self.read_layers(&mut verified, &lost)?;
+        self.read_layers(&mut verified)?;
         verified.flaws.sort_by(|one, other| (one.part, &one.name).cmp(&(other.part, &other.name)));
         Ok(verified)
     }
@@ -222,16 +224,16 @@ impl Store {
         Ok(())
     }
 
-    /// The layers alone: whether what they show is there, none of it hashed.
+    /// The layers alone.
     pub fn verify_layers(&self) -> Result<Verified, StoreError> {
         let _hold = self.hold()?;
         let mut verified = Verified::default();
-        self.read_layers(&mut verified, &HashSet::new())?;
+        self.read_layers(&mut verified)?;
         Ok(verified)
     }
 
-    /// Reads every layer and looks for what it shows.
-    fn read_layers(&self, verified: &mut Verified, lost: &HashSet<Digest>) -> Result<(), StoreError> {
+    /// Reads every layer. Which files it shows only who knows layers can tell.
+    fn read_layers(&self, verified: &mut Verified) -> Result<(), StoreError> {
         for layer in self.layers()? {
             verified.layers += 1;
             let name = self.layer_name(&layer)?;
@@ -244,19 +246,10 @@ impl Store {
                     false,
                 );
             }
-            let (mut gone, mut first) = (0_u64, None);
-            for digest in self.pinned_by(&layer)? {
-                let there = !lost.contains(&digest) && self.blob_facts(&digest)?.is_some_and(|facts| facts.is_file);
-                if !there {
-                    gone += 1;
-                    first.get_or_insert(digest);
-                }
-            }
-            if let Some(first) = first {
-                let detail = format!(
-                    "{gone} of the files that it shows are lost (the first is {}); run the commands that made them again",
-                    first.short()
-                );
+            let gone = self.lost_packs(&layer)?;
+            if gone > 0 {
+                let lists = if gone == 1 { "a list".to_owned() } else { format!("{gone} lists") };
+                let detail = format!("{lists} of what it shows cannot be read; its commands make that again");
                 verified.note(Part::Layer, name, detail, false);
             }
         }

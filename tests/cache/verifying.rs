@@ -100,18 +100,63 @@ fn what_a_mounted_tree_shows_is_looked_for() {
     assert_eq!(verify(&world, &[]).0, 0);
     let shown = blobs(&world).into_iter().find(|path| fs::read(path).unwrap() == b"1\n").unwrap();
     fs::remove_file(&shown).unwrap();
-    let (code, found) = verify(&world, &["--repair"]);
-    let layer = found["damage"].as_array().unwrap().iter().find(|flaw| flaw["kind"] == "layer").unwrap();
-    assert_eq!((code, layer["name"].as_str()), (1, world.ws.to_str()), "{found:#}");
+    let (code, found) = verify(&world, &[]);
+    assert_eq!((code, layer(&found)["name"].as_str()), (1, world.ws.to_str()), "{found:#}");
+    assert_eq!(layer(&found)["files"], serde_json::json!(["out/a"]), "{found:#}");
+    assert!(layer(&found)["detail"].as_str().unwrap().starts_with("the bytes of out/a are lost; its command makes"));
+    assert_eq!(fs::read_dir(world.ws.join("out")).unwrap().count(), 1, "looking alone changes nothing");
     // A pack that the daemon still knows is stored again.
     let pack = blobs(&world).into_iter().find(|path| fs::read(path).unwrap().starts_with(b"wP1")).unwrap();
     spoil(&pack);
     let (_, found) = verify(&world, &["--repair"]);
     assert!(found["damage"].as_array().unwrap().iter().any(|flaw| flaw["kind"] == "blob"), "{found:#}");
     assert!(fs::read(&pack).unwrap().starts_with(b"wP1"), "{found:#}");
-    // As the line says: its command makes it again.
+    // It is no file that cannot be read any more, but none; and as the line says its command makes it again.
+    assert!(!world.has("out/a") && world.has("out"));
     world.run(&strs(&command)).exits(0);
     assert_eq!(world.text("out/a"), "1\n");
     assert_eq!(verify(&world, &[]).0, 0);
     mounted::unmount(&world);
+}
+
+fn layer(found: &Value) -> &Value {
+    found["damage"].as_array().unwrap().iter().find(|flaw| flaw["kind"] == "layer").unwrap()
+}
+
+#[test]
+fn a_lost_view_goes_only_where_its_command_makes_it_again() {
+    for mounted in [true, false] {
+        let world = World::new("verify-lost");
+        mounted::mount(&world);
+        let command =
+            world.counted("mkdir -p out && echo kept > out/kept && echo moved > out/moved && echo real > out/real");
+        world.run(&strs(&command)).miss();
+        fs::rename(world.ws.join("out/moved"), world.ws.join("elsewhere")).unwrap();
+        // Real files are nobody's view, whatever the cache has lost.
+        let made_real = world.call().wink(&["materialize", "out/real"]);
+        assert_eq!(made_real.code, 0, "{made_real:?}");
+        if !mounted {
+            mounted::unmount(&world);
+        }
+        for blob in blobs(&world).into_iter().filter(|path| !fs::read(path).unwrap().starts_with(b"wP1")) {
+            fs::remove_file(blob).unwrap();
+        }
+        let (code, found) = verify(&world, &["--repair"]);
+        assert_eq!((code, layer(&found)["repaired"].as_bool()), (1, Some(false)), "{found:#}");
+        assert_eq!(layer(&found)["files"], serde_json::json!(["elsewhere", "out/kept"]), "{found:#}");
+        assert!(
+            layer(&found)["detail"].as_str().unwrap().starts_with("the bytes of elsewhere are lost, and no command"),
+            "{found:#}"
+        );
+        if !mounted {
+            mounted::mount(&world);
+        }
+        assert!(world.has("elsewhere") && !world.has("out/kept"), "mounted: {mounted}");
+        assert_eq!(world.text("out/real"), "real\n");
+        // The same bytes bring it back, also where no command is known.
+        world.run(&strs(&command)).exits(0);
+        assert_eq!((world.text("elsewhere"), world.text("out/kept")), ("moved\n".into(), "kept\n".into()));
+        assert_eq!(verify(&world, &[]).0, 0);
+        mounted::unmount(&world);
+    }
 }

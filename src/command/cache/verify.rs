@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use wink_store::{Flaw, Part, Store, Verified};
 
+use super::layers::Lost;
 use super::rerun::{EXIT_NOT_REPRODUCIBLE, Reruns, rerun};
 use super::{layers, present};
 use crate::config::Config;
@@ -47,6 +48,14 @@ pub fn run(args: &VerifyArgs, config: &Config) -> anyhow::Result<(String, i32)> 
                     flaw.repaired = !left.iter().any(|left| left.name == flaw.name);
                 }
             }
+            // Lists that could be stored again tell more by now.
+            let damaged = verified.flaws.iter().filter(|flaw| flaw.part == Part::Blob);
+            let damaged = damaged.filter_map(|flaw| flaw.name.parse().ok()).collect();
+            let lost = layers::lost(&store, &damaged)?;
+            for lost in &lost {
+                verified.flaws.push(shown_and_lost(&store, lost, args.repair)?);
+            }
+            verified.flaws.sort_by(|one, other| (one.part, &one.name).cmp(&(other.part, &other.name)));
             drop(doing);
             let is_index_damaged = verified.flaws.iter().any(|flaw| flaw.part == Part::Index);
             if args.repair && is_index_damaged {
@@ -77,6 +86,33 @@ pub fn run(args: &VerifyArgs, config: &Config) -> anyhow::Result<(String, i32)> 
     Ok((lines(&verified, args.repair) + &reruns.map(|reruns| reruns.lines()).unwrap_or_default(), code))
 }
 
+/// What a tree shows and has lost.
+fn shown_and_lost(store: &Arc<Store>, lost: &Lost, repair: bool) -> anyhow::Result<Flaw> {
+    let files: Vec<Vec<u8>> = lost.files.iter().map(|(path, _)| path.clone()).collect();
+    let of = |files: &[Vec<u8>]| {
+        let first = files.first().map(|path| String::from_utf8_lossy(path).into_owned()).unwrap_or_default();
+        let more = match files.len() {
+            0 | 1 => String::new(),
+            all => format!(" (and {} more)", all - 1),
+        };
+        format!("{first}{more}")
+    };
+    let left = if repair { layers::drop_lost(store, lost)? } else { files.clone() };
+    let detail = match left.as_slice() {
+        [] => format!(
+            "the bytes of {} are lost; nothing is shown there any more, and its command makes it again",
+            of(&files)
+        ),
+        _ if repair => format!(
+            "the bytes of {} are lost, and no command is known to have made that there; remove it, or store the same bytes again",
+            of(&left)
+        ),
+        _ => format!("the bytes of {} are lost; its command makes it again", of(&left)),
+    };
+    let name = String::from_utf8_lossy(&lost.root).into_owned();
+    Ok(Flaw { part: Part::Layer, name, detail, repaired: left.is_empty(), files })
+}
+
 fn kind(part: Part) -> &'static str {
     match part {
         Part::Index => "index",
@@ -90,8 +126,11 @@ fn object(verified: &Verified, reruns: Option<&Reruns>) -> String {
     let damage: Vec<_> = verified
         .flaws
         .iter()
-        .map(|Flaw { part, name, detail, repaired }| {
-            serde_json::json!({ "kind": kind(*part), "name": name, "detail": detail, "repaired": repaired })
+        .map(|Flaw { part, name, detail, repaired, files }| {
+            let files: Vec<_> = files.iter().map(|path| String::from_utf8_lossy(path)).collect();
+            serde_json::json!({
+                "kind": kind(*part), "name": name, "detail": detail, "repaired": repaired, "files": files
+            })
         })
         .collect();
     let object = serde_json::json!({
@@ -123,7 +162,7 @@ fn lines(verified: &Verified, repair: bool) -> String {
         _ if repair => writeln!(out, "{} damaged, {} of them still", thousands(all as u64), thousands(left as u64)),
         _ => writeln!(out, "{} damaged; `wink cache verify --repair` puts that out of the way", thousands(all as u64)),
     };
-    for Flaw { part, name, detail, repaired } in verified.flaws.iter().take(SHOWN_MAX) {
+    for Flaw { part, name, detail, repaired, .. } in verified.flaws.iter().take(SHOWN_MAX) {
         let name = if matches!(part, Part::Blob | Part::Record) { name.get(..16).unwrap_or(name) } else { name };
         let mended = if *repaired { " (repaired)" } else { "" };
         let _ = writeln!(out, "  {} {}: {}{mended}", kind(*part), one_line(name), one_line(detail));
