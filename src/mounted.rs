@@ -46,11 +46,15 @@ impl Mount {
     pub fn write_back(&self) -> io::Result<()> {
         let device = |file: &File| file.metadata().map(|data| data.dev());
         let lower = File::from(self.lower.try_clone()?);
-        match File::open(&self.root) {
-            Ok(top) if device(&top)? != device(&lower)? => identity::write_back(&top.into()),
-            // Unmounted, or its daemon has died: nothing is held back any more.
-            _ => Ok(()),
-        }
+        let Ok(top) = File::open(&self.root) else { return Ok(()) };
+        let written = device(&top).and_then(|top_is_on| {
+            // Else it is not mounted.
+            if top_is_on == device(&lower)? { Ok(()) } else { identity::write_back(&top.into()) }
+        });
+        // Of a daemon that has died nothing is held back any more, also if that happens just now.
+        let has_died =
+            |error: &io::Error| matches!(error.kind(), io::ErrorKind::NotConnected | io::ErrorKind::ConnectionAborted);
+        written.or_else(|error| if has_died(&error) { Ok(()) } else { Err(error) })
     }
 
     /// Where a path of the served tree lies relative to its top; `None` for every other path.
@@ -121,7 +125,9 @@ pub fn replay(
 ) -> anyhow::Result<Layer> {
     let mut layer = Layer::new();
     for step in steps {
-        match layer.apply(step, &|digest| shelf.pack(digest)) {
+        let mut apply = || layer.apply(step, &|digest| shelf.pack(digest));
+        // A disk that failed once is asked once more: views that go out of sight need a run to come back.
+        match apply().or_else(|status| if status == Status::Io { apply() } else { Err(status) }) {
             Ok(_) => {}
             Err(status @ Status::Io) => {
                 lost(format!("outputs restored earlier cannot be shown: {status}; run their commands again"))?;

@@ -444,6 +444,11 @@ pub fn status(json: bool) -> anyhow::Result<String> {
     Ok(lines.join("\n") + "\n")
 }
 
+/// Whether `path` (absolute) lies in a mount whose daemon has died.
+pub fn is_within_dead(path: &Path) -> bool {
+    mounts().is_ok_and(|mounts| mounts.iter().any(|mounted| path.starts_with(&mounted.dir) && is_dead(&mounted.dir)))
+}
+
 /// Brings a mount back whose daemon has died, if `path` lies in one; the current directory is entered again.
 pub fn revive(path: &Path) -> anyhow::Result<()> {
     let absolute = std::path::absolute(path)?;

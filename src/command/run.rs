@@ -103,7 +103,13 @@ pub fn run(args: RunArgs) -> anyhow::Result<i32> {
     }
     match cached(&asked, &task, store) {
         Ok(code) => Ok(code),
-        Err(error) => natively(&asked, &task, no_cache(&error, dir)),
+        Err(error) => {
+            // If that is because the mount's daemon has died, the command must not meet the dead mount.
+            if task.mount.is_some() {
+                let _ = super::mount::revive(&task.workspace);
+            }
+            natively(&asked, &task, no_cache(&error, dir))
+        }
     }
 }
 

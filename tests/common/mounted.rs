@@ -25,7 +25,7 @@ pub fn unmount_with(world: &World, flags: &[&str]) -> String {
 /// Kills the daemon of the world's cache, as nothing should.
 pub fn kill_daemon(world: &World) {
     let status = world.call().dir("/").wink(&["daemon", "status", "--json"]);
-    let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
-    let pid = status["pid"].as_u64().unwrap().to_string();
+    let said: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+    let pid = said["pid"].as_u64().unwrap_or_else(|| panic!("no daemon to kill: {status:?}")).to_string();
     assert!(Command::new("/bin/kill").args(["-KILL", &pid]).status().unwrap().success());
 }

@@ -69,6 +69,8 @@ pub struct Task {
 /// How far a task looks into a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Depth {
+    /// A link's target as text.
+    Link,
     Itself,
     Names,
     Files,
@@ -110,6 +112,30 @@ pub enum Op {
     Compile { to: String },
 }
 
+impl Op {
+    /// The places that it reads.
+    fn reads(&self) -> Vec<&str> {
+        match self {
+            Op::Cat { from, .. } => from.iter().map(String::as_str).collect(),
+            Op::Each { dir: path, .. }
+            | Op::List { dir: path, .. }
+            | Op::Incremental { dir: path, .. }
+            | Op::Newer { dir: path, .. }
+            | Op::Exists { path, .. }
+            | Op::Executable { path, .. }
+            | Op::ReadLink { path, .. }
+            | Op::Print { from: path }
+            | Op::FailIf { path, .. }
+            | Op::Only { path, .. }
+            | Op::Consume { from: path, .. }
+            | Op::Append { from: path, .. }
+            | Op::Format { path } => vec![path],
+            Op::Compile { .. } => vec!["csrc", "inc1", "inc2"],
+            _ => Vec::new(),
+        }
+    }
+}
+
 impl Task {
     /// Every name that is this task's to write.
     pub fn names(number: usize) -> Vec<String> {
@@ -130,28 +156,7 @@ impl Task {
 
     /// Paths of others that it may look at.
     pub fn reads(&self) -> Vec<&str> {
-        let mut reads = Vec::new();
-        for op in &self.ops {
-            match op {
-                Op::Cat { from, .. } => reads.extend(from.iter().map(String::as_str)),
-                Op::Each { dir: path, .. }
-                | Op::List { dir: path, .. }
-                | Op::Incremental { dir: path, .. }
-                | Op::Newer { dir: path, .. }
-                | Op::Exists { path, .. }
-                | Op::Executable { path, .. }
-                | Op::ReadLink { path, .. }
-                | Op::Print { from: path }
-                | Op::FailIf { path, .. }
-                | Op::Only { path, .. }
-                | Op::Consume { from: path, .. }
-                | Op::Append { from: path, .. }
-                | Op::Format { path } => reads.push(path),
-                Op::Compile { .. } => reads.extend(["csrc", "inc1", "inc2"]),
-                _ => {}
-            }
-        }
-        reads
+        self.ops.iter().flat_map(Op::reads).collect()
     }
 
     /// How far it looks into a place that it reads.
@@ -160,9 +165,10 @@ impl Task {
             Op::Each { dir, .. } | Op::Incremental { dir, .. } | Op::Newer { dir, .. } if dir == read => Depth::Files,
             Op::List { dir, .. } if dir == read => Depth::Names,
             Op::Compile { .. } if ["csrc", "inc1", "inc2"].contains(&read) => Depth::Files,
+            Op::ReadLink { .. } => Depth::Link,
             _ => Depth::Itself,
         };
-        self.ops.iter().map(is).max().unwrap_or(Depth::Itself)
+        self.ops.iter().filter(|op| op.reads().contains(&read)).map(is).max().unwrap_or(Depth::Itself)
     }
 
     /// Whether it changes what is not its own: such a task never runs beside others.

@@ -174,7 +174,10 @@ impl Twin {
         let base = without(&self.tree, &self.standing(task.number));
         let mut made = BTreeMap::new();
         for (path, entry) in tree {
-            if !base.contains_key(path) {
+            // What else is new was made by another task beside it.
+            let is_its =
+                Task::names(task.number).iter().any(|name| path.starts_with(name) || Path::new(name).starts_with(path));
+            if is_its && !base.contains_key(path) {
                 made.insert(path.clone(), entry.clone());
             }
         }
@@ -245,13 +248,18 @@ impl Twin {
     /// What it reads.
     fn seen(&self, task: &Task, base: &Tree) -> BTreeSet<PathBuf> {
         let mut places: Vec<PathBuf> = Vec::new();
+        let mut seen = BTreeSet::new();
         for read in task.reads() {
-            places.push(PathBuf::from(read));
-            if task.depth(read) == Depth::Files {
-                places.extend(children(base, Path::new(read)).cloned());
+            match task.depth(read) {
+                Depth::Link => drop(base.contains_key(Path::new(read)) && seen.insert(PathBuf::from(read))),
+                depth => {
+                    places.push(PathBuf::from(read));
+                    if depth == Depth::Files {
+                        places.extend(children(base, Path::new(read)).cloned());
+                    }
+                }
             }
         }
-        let mut seen = BTreeSet::new();
         while let Some(place) = places.pop() {
             if let Some(entry) = base.get(&place)
                 && seen.insert(place.clone())

@@ -28,7 +28,15 @@ pub const STANDARD_INPUT: &str = "standard input";
 pub fn prepare(args: &TaskArgs, quiet: bool) -> anyhow::Result<(Task, Config)> {
     let current = std::env::current_dir().context("the current directory cannot be read; does it still exist?")?;
     let cwd = args.cwd.as_ref().map_or_else(|| current.clone(), |dir| current.join(dir));
-    crate::command::mount::revive(&cwd)?;
+    match prepare_in(&cwd, args, quiet) {
+        // The daemon of the mount may have died meanwhile. Nothing has been read from standard input by then: it comes after the configuration.
+        Err(_) if crate::command::mount::is_within_dead(&cwd) => prepare_in(&cwd, args, quiet),
+        prepared => prepared,
+    }
+}
+
+fn prepare_in(cwd: &Path, args: &TaskArgs, quiet: bool) -> anyhow::Result<(Task, Config)> {
+    crate::command::mount::revive(cwd)?;
     let cwd = cwd.canonicalize().with_context(|| format!("cannot enter {}", cwd.display()))?;
     // A home of `/` (some containers) would name everything.
     let home = std::env::home_dir().and_then(|home| home.canonicalize().ok()).filter(|home| home.parent().is_some());
