@@ -514,6 +514,41 @@ fn a_damaged_blob_is_an_error_and_never_other_bytes() {
 }
 
 #[test]
+fn what_other_machines_may_do_beneath_shows() {
+    // A file system of which nothing is known stands for one that is shared; who changes it comes and goes unseen.
+    let ready = tools::root().and_then(|()| tools::unshare(&["-m"]).map(drop));
+    if let Err(why) = ready {
+        return tools::skip(&why);
+    }
+    let world = World::new("mounted-shared");
+    let ws = world.ws.to_str().unwrap();
+    let done = Command::new("mount").args(["-t", "ramfs", "none", ws]).status().unwrap();
+    assert!(done.success());
+    world.write("wink.toml", "");
+    world.write("file", "old\n");
+    world.write("dir/old", "");
+    mount(&world);
+    let shows = || {
+        let names: Vec<_> =
+            fs::read_dir(world.ws.join("dir")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        (fs::metadata(world.ws.join("file")).unwrap().len(), world.text("file"), names.len(), world.has("new"))
+    };
+    // So long that the daemon has looked whether it is alone, and what was told for a second before was asked again.
+    for _ in 0..50 {
+        assert_eq!(shows(), (4, "old\n".into(), 1, false));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let line = format!("umount {ws} && cd {ws} && echo longer > file && touch dir/more new");
+    assert!(Command::new("unshare").args(["-m", "/bin/sh", "-c", &line]).status().unwrap().success());
+    let began = Instant::now();
+    while shows() != (7, "longer\n".into(), 2, true) {
+        assert!(began.elapsed() < IN_THE_END, "{:?}", shows());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    unmount(&world);
+}
+
+#[test]
 fn what_others_do_beneath_shows() {
     let world = World::new("mounted-others");
     world.write("dir/old", "old\n");

@@ -16,7 +16,7 @@ use wink_platform::unix::backing::RealBacking;
 use wink_platform::unix::fuse::{Forgetter, Serve, Serving, Transport, serve};
 use wink_platform::unix::identity;
 use wink_platform::unix::mount_users::standing_beneath;
-use wink_platform::unix::mount_ways::is_open_elsewhere;
+use wink_platform::unix::mount_ways::{is_open_elsewhere, is_shared};
 use wink_store::{Digest, LayerLog, Step, Store, StoreError};
 
 use super::protocol::{Attached, MountStatus};
@@ -111,7 +111,7 @@ impl Served {
                 Some((served.mount.root.clone(), served.mount.lower.try_clone()))
             };
             while let Some((root, lower)) = ways() {
-                let alone = lower.is_ok_and(|lower| standing_beneath(&root, &lower).is_empty())
+                let alone = lower.is_ok_and(|lower| !is_shared(&lower) && standing_beneath(&root, &lower).is_empty())
                     && !is_open_elsewhere(&root, dev);
                 if let Some(served) = served.upgrade() {
                     served.let_others(!alone);

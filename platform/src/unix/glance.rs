@@ -17,7 +17,7 @@ const PATHS_PER_THREAD: usize = 2048;
 const THREADS_MAX: usize = 8;
 
 /// File systems of which it is known that a directory's times change whenever a name in it comes, goes or gets another meaning.
-const STAMP_THEIR_NAMES: [u32; 6] = [
+pub(super) const STAMP_THEIR_NAMES: [u32; 6] = [
     0xef53,      // ext2, ext3, ext4
     0x5846_5342, // XFS
     0x9123_683e, // Btrfs

@@ -4,9 +4,17 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use super::glance::STAMP_THEIR_NAMES;
 use super::mounts::{Line, lines};
+
+/// Whether somebody may change the directory whom nobody here sees: another machine, or whoever serves it. So it is wherever it does not lie on one of the
+/// file systems that are known to be this machine's own.
+pub fn is_shared(dir: impl AsFd) -> bool {
+    !rustix::fs::fstatfs(dir).is_ok_and(|found| STAMP_THEIR_NAMES.contains(&(found.f_type as u32)))
+}
 
 /// Whether there is another way to the directory beneath the mount with device number `dev` at `dir`.
 pub fn is_open_elsewhere(dir: &Path, dev: u64) -> bool {
@@ -54,6 +62,12 @@ mod tests {
 
     fn line(dev: u64, root: &str, dir: &str) -> Line {
         Line { dev, root: root.into(), dir: dir.into(), wink: None, task: None }
+    }
+
+    #[test]
+    fn only_known_file_systems_are_this_machines_own() {
+        assert!(is_shared(fs::File::open("/proc").unwrap()));
+        assert!(!is_shared(fs::File::open("/dev/shm").unwrap()), "tmpfs");
     }
 
     #[test]
