@@ -6,7 +6,7 @@ use std::fs;
 use serde_json::Value;
 
 use super::object;
-use crate::common::{Call, Run, World, mounted, snapshot, strs};
+use crate::common::{Call, Run, World, mounted, snapshot, strs, tools};
 
 /// What the index holds that a run would change, table by table.
 fn index(world: &World) -> BTreeMap<&'static str, Vec<String>> {
@@ -219,6 +219,59 @@ fn runs_inside_leave_nothing() {
     // Nor can it be asked from there.
     let run = world.run(&[wink, "cache", "verify", "--rerun", "1"]);
     assert!(run.err().contains("cannot be run again inside another task"), "{run:?}");
+}
+
+#[test]
+fn by_the_way_that_it_was_started() {
+    let world = World::new("rerun-way");
+    let link = world.root.join("link");
+    std::os::unix::fs::symlink(&world.ws, &link).unwrap();
+    fs::create_dir(world.ws.join("sub")).unwrap();
+    let there = |dir: &str| {
+        let dir = link.join(dir);
+        world.call().dir(&dir).env("PWD", &dir)
+    };
+    let run = there("sub").run(&sh("pwd > way; echo $PWD"));
+    run.miss();
+    let (code, again) = rerun(&world, there(""), "5");
+    assert_eq!((code, task(&again, &run)["outcome"].as_str()), (0, Some("same")), "{again:#}");
+    let (_, again) = rerun(&world, world.call(), "5");
+    assert_eq!(task(&again, &run)["reason"], "it was started by another way to its directory (PWD)");
+}
+
+#[test]
+fn what_make_starts_is_run_again_from_anywhere() {
+    let ready = tools::make();
+    if let Err(why) = ready {
+        return tools::skip(&why);
+    }
+    let world = World::new("rerun-make");
+    let shell = world.root.join("wink-sh");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_wink"), &shell).unwrap();
+    world.write("in", "1\n");
+    world.write("Makefile", format!("SHELL = {}\nout: in\n\tcat in > out; echo made\n", shell.display()));
+    assert_eq!(world.call().native(&["make", "-s"]).out(), "made\n");
+    let (code, again) = rerun(&world, world.call(), "5");
+    assert_eq!((code, again["same"].as_u64()), (0, Some(1)), "{again:#}");
+}
+
+#[test]
+fn a_signal_ends_it() {
+    let world = World::new("rerun-signal");
+    let mark = world.untracked.join("runs");
+    let line =
+        format!("touch {}; while [ -e {} ]; do sleep 0.05; done; echo y > other", mark.display(), mark.display());
+    let running = world.call().start(&sh(&line));
+    crate::common::wait_for(&mark);
+    fs::remove_file(&mark).unwrap();
+    running.finish().miss();
+    let again = world.call().start_wink(&["cache", "verify", "--rerun", "2"]);
+    crate::common::wait_for(&mark);
+    again.signal_group("INT");
+    let ended = again.finish();
+    assert_eq!(ended.code, 130, "{ended:?}");
+    assert!(ended.err().contains("interrupted by signal 2"), "{ended:?}");
+    assert_eq!(fs::read_dir(world.store.join("staging")).unwrap().count(), 0);
 }
 
 #[test]

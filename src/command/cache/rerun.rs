@@ -32,6 +32,9 @@ const MESSAGE_BYTES_MAX: usize = 48 << 10;
 /// How many digits of a record's name are shown.
 const SHORT: usize = 8;
 
+/// The signal that ended it.
+pub struct Interrupted(pub i32);
+
 /// What running tasks again came to.
 pub struct Reruns {
     workspace: PathBuf,
@@ -48,8 +51,9 @@ struct Rerun {
     more: u64,
 }
 
-/// Runs the tasks of records in this workspace again, last used first, until `number` could be compared.
-pub fn rerun(store: Store, config: &Config, number: u32) -> anyhow::Result<Reruns> {
+/// Runs the tasks of records in this workspace again, last used first, until `number` could be compared. A signal that
+/// ended one of them ends it all.
+pub fn rerun(store: Store, config: &Config, number: u32) -> anyhow::Result<Result<Reruns, Interrupted>> {
     let home = std::env::home_dir().and_then(|home| home.canonicalize().ok()).filter(|home| home.parent().is_some());
     let workspace = super::workspace()?;
     ensure!(
@@ -77,12 +81,12 @@ pub fn rerun(store: Store, config: &Config, number: u32) -> anyhow::Result<Rerun
         progress::at("running recorded tasks again", 0, 0);
         let rerun = apart(&dir, &workspace, home.as_deref(), config, &id)?;
         if let Again::Interrupted(signal) = rerun.again {
-            anyhow::bail!("interrupted by signal {signal}");
+            return Ok(Err(Interrupted(signal)));
         }
         compared += u32::from(matches!(rerun.again, Again::Compared(_)));
         tasks.push(rerun);
     }
-    Ok(Reruns { workspace, tasks })
+    Ok(Ok(Reruns { workspace, tasks }))
 }
 
 /// One of them, in a process of its own.

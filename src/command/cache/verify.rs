@@ -6,7 +6,7 @@ use std::sync::Arc;
 use wink_store::{Flaw, Part, Store, Verified};
 
 use super::layers::Lost;
-use super::rerun::{EXIT_NOT_REPRODUCIBLE, Reruns, rerun};
+use super::rerun::{EXIT_NOT_REPRODUCIBLE, Interrupted, Reruns, rerun};
 use super::{layers, present};
 use crate::config::Config;
 use crate::progress;
@@ -72,7 +72,13 @@ pub fn run(args: &VerifyArgs, config: &Config) -> anyhow::Result<(String, i32)> 
     };
     // A store of its own: the one above may have been set aside.
     let reruns = match (args.rerun, present(config)?) {
-        (Some(number), Some(store)) => Some(rerun(store, config, number)?),
+        (Some(number), Some(store)) => match rerun(store, config, number)? {
+            Ok(reruns) => Some(reruns),
+            Err(Interrupted(signal)) => {
+                crate::complain(&format!("interrupted by signal {signal}"));
+                return Ok((String::new(), 128 + signal));
+            }
+        },
         _ => None,
     };
     let code = match &reruns {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::IsTerminal;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use wink_platform::unix::identity;
 use wink_platform::unix::stdin::{self, Kind};
@@ -34,9 +34,6 @@ pub fn again(
         return Err("what it read from standard input is not kept".to_owned());
     }
     let told = |name: &str| parts.extras.iter().find(|(other, _)| other == name).map(|(_, digest)| digest.as_str());
-    if told(WAY).is_some() {
-        return Err("it was started by another way to its directory (PWD)".to_owned());
-    }
     let terminals = [std::io::stdout().is_terminal(), std::io::stderr().is_terminal()];
     if (parts.terminals.0 && !terminals[0]) || (parts.terminals.1 && !terminals[1]) {
         return Err("its output went to a terminal; ask from a terminal".to_owned());
@@ -50,6 +47,15 @@ pub fn again(
     let cwd = workspace.join(&parts.cwd);
     let cwd =
         cwd.canonicalize().map_err(|error| format!("its directory {} cannot be entered: {error}", cwd.display()))?;
+
+    let roots = Roots::new(workspace, home);
+    let way = match told(WAY) {
+        None => None,
+        Some(digest) => match way_to(&cwd).filter(|way| part(&roots, way.as_os_str()) == digest) {
+            Some(way) => Some(way),
+            None => return Err("it was started by another way to its directory (PWD)".to_owned()),
+        },
+    };
 
     let words: Vec<&[u8]> = argv.iter().map(|word| word.as_encoded_bytes()).collect();
     let mut settings = config.for_task(&words);
@@ -72,12 +78,12 @@ pub fn again(
         ..TaskArgs::default()
     };
     flags.apply(&mut settings);
-    let roots = Roots::new(workspace, home);
     let variables = variables(std::env::vars_os(), parts, &roots, &settings.env);
     let mut environments = environment::divide(variables, &settings.env);
-    set_pwd(&mut environments, &cwd);
+    set_pwd(&mut environments, way.as_deref().unwrap_or(&cwd));
     let path = environments.task.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone());
-    let extras = Place { workspace, cwd: &cwd, path }.extras(&argv, &settings, None, kind).map_err(cannot)?;
+    let way = way.map(|way| roots.substitute(way.as_os_str().as_encoded_bytes()));
+    let extras = Place { workspace, cwd: &cwd, path }.extras(&argv, &settings, way, kind).map_err(cannot)?;
     let mut keys = Keys::new(
         &KeyInput {
             argv: &argv,
@@ -152,10 +158,17 @@ fn variables(
     variables
 }
 
-/// The plain way, as the key says.
-fn set_pwd(environments: &mut Environments, cwd: &Path) {
+/// A directory by the way that this process came.
+fn way_to(dir: &Path) -> Option<PathBuf> {
+    let here = PathBuf::from(std::env::var_os("PWD")?);
+    let inside = dir.strip_prefix(here.canonicalize().ok()?).ok()?.to_owned();
+    Some(if inside.as_os_str().is_empty() { here } else { here.join(inside) })
+}
+
+/// The way that the key says.
+fn set_pwd(environments: &mut Environments, way: &Path) {
     for (_, value) in environments.task.iter_mut().filter(|(name, _)| name == "PWD") {
-        cwd.as_os_str().clone_into(value);
+        way.as_os_str().clone_into(value);
     }
 }
 
