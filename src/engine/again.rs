@@ -105,7 +105,15 @@ impl<'s> Engine<'s> {
         if !ran.finished.complete {
             return Ok(Again::Skipped("not all of its output could be captured".to_owned()));
         }
-        self.compare(head, standing, tree, &mut ran)
+        let again = self.compare(head, standing, tree, &mut ran)?;
+        if matches!(&again, Again::Compared(unlike) if !unlike.is_empty()) {
+            // Perhaps it saw something else, which somebody saved before it looked.
+            tree.start_over()?;
+            if let Err(miss) = self.judge(head, tree, standing) {
+                return Ok(Again::Skipped(format!("{} while it ran", miss.reason)));
+            }
+        }
+        Ok(again)
     }
 
     fn compare(

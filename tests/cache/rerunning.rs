@@ -256,6 +256,30 @@ fn what_make_starts_is_run_again_from_anywhere() {
 }
 
 #[test]
+fn an_edit_meanwhile_is_not_the_tasks_fault() {
+    let world = World::new("rerun-edit");
+    world.write("in", "1\n");
+    let mark = world.untracked.join("runs");
+    let line = format!("touch {mark}; while [ -e {mark} ]; do sleep 0.05; done; cat in > out", mark = mark.display());
+    let goes_on = || {
+        crate::common::wait_for(&mark);
+        fs::remove_file(&mark).unwrap();
+    };
+    let running = world.call().start(&sh(&line));
+    goes_on();
+    let run = running.finish();
+    run.miss();
+    let running = world.call().start_wink(&["cache", "verify", "--json", "--rerun", "1"]);
+    crate::common::wait_for(&mark);
+    world.write("in", "2\n");
+    goes_on();
+    let ended = running.finish();
+    let again: Value = serde_json::from_slice(&ended.stdout).unwrap();
+    let again = &again["rerun"];
+    assert_eq!((ended.code, task(again, &run)["reason"].as_str()), (0, Some("in changed while it ran")), "{again:#}");
+}
+
+#[test]
 fn a_signal_ends_it() {
     let world = World::new("rerun-signal");
     let mark = world.untracked.join("runs");
