@@ -125,9 +125,7 @@ pub fn replay(
 ) -> anyhow::Result<Layer> {
     let mut layer = Layer::new();
     for step in steps {
-        let mut apply = || layer.apply(step, &|digest| shelf.pack(digest));
-        // A disk that failed once is asked once more: views that go out of sight need a run to come back.
-        match apply().or_else(|status| if status == Status::Io { apply() } else { Err(status) }) {
+        match layer.apply(step, &|digest| shelf.pack(digest)) {
             Ok(_) => {}
             Err(status @ Status::Io) => {
                 lost(format!("outputs restored earlier cannot be shown: {status}; run their commands again"))?;

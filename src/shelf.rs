@@ -106,7 +106,9 @@ impl Shelf<RealFile> for StoreShelf {
         if let Some(known) = packs.get(digest).and_then(Weak::upgrade) {
             return Ok(known);
         }
-        let pack = Arc::new(self.store.pack(digest).map_err(|error| status(&error))?);
+        // A disk that failed once is asked once more: views that go out of sight need a run to come back. Damage is told once.
+        let pack = self.store.pack(digest).or_else(|_| self.store.pack(digest));
+        let pack = Arc::new(pack.map_err(|error| status(&error))?);
         packs.retain(|_, pack| pack.strong_count() > 0);
         packs.insert(*digest, Arc::downgrade(&pack));
         Ok(pack)
