@@ -16,7 +16,7 @@ use crate::command::cache::CacheCommand;
 use crate::command::daemon::DaemonCommand;
 use crate::command::doctor::DoctorArgs;
 use crate::command::mount::{MaterializeArgs, MountArgs, UnmountArgs};
-use crate::config::{Own, Scope, Settings};
+use crate::config::{Detect, Own, Scope, Settings};
 
 /// Exit code of `wink run` when wink itself failed before the command could run.
 pub const EXIT_OWN_FAILURE: i32 = 125;
@@ -200,18 +200,6 @@ pub struct TaskArgs {
     pub command: Vec<OsString>,
 }
 
-/// How inputs and outputs are found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Detect {
-    /// By watching what the command asks for.
-    #[default]
-    Trace,
-    /// By comparing the workspace before and after.
-    Snapshot,
-    /// By the globs of `--input` and `--output` alone.
-    Glob,
-}
-
 /// What may be done with one cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Access {
@@ -301,23 +289,11 @@ impl RunArgs {
 }
 
 impl TaskArgs {
-    /// Refuses what the command line knows and this version cannot do: doing something else silently would be worse.
-    pub fn refuse_unbuilt(&self) -> anyhow::Result<()> {
-        match self.detect {
-            Some(Detect::Snapshot) => {
-                anyhow::bail!("--detect snapshot does not exist yet; leave the flag out")
-            }
-            Some(Detect::Glob) => {
-                anyhow::bail!("--detect glob does not exist yet; leave the flag out")
-            }
-            None | Some(Detect::Trace) => Ok(()),
-        }
-    }
-
     /// Applies the flags, which are stronger than every file and variable. `--env`, `--pass-env`, `--input` and `--output` add.
     pub fn apply(&self, settings: &mut Settings) {
         settings.own = self.own.unwrap_or(settings.own);
         settings.scope = self.scope.unwrap_or(settings.scope);
+        settings.detect = self.detect.unwrap_or(settings.detect);
         settings.env.include.extend_from_slice(&self.env);
         settings.env.pass.extend_from_slice(&self.pass_env);
         // What is said last wins: a name that the command line passes is no longer included by a file.
@@ -461,6 +437,6 @@ mod tests {
         assert!(run(&["--no-cache", "--cache=local:r", "--", "x"]).is_err());
         assert!(run(&["--cache=local:rw,remote:r", "--", "x"]).unwrap().notice().is_some());
         assert!(run(&["--cache=local:rw", "--", "x"]).unwrap().notice().is_none());
-        assert!(run(&["--detect", "glob", "x"]).unwrap().task.refuse_unbuilt().is_err());
+        assert_eq!(run(&["--detect", "glob", "x"]).unwrap().task.detect, Some(Detect::Glob));
     }
 }

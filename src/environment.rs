@@ -187,13 +187,16 @@ pub const TOLD: &[&str] = &[
 /// Set in a task's environment: a `wink run` that finds it knows that an outer one already watches.
 pub const INSIDE: &str = "WINK_INSIDE";
 
+/// Set for commands that run without a view and are cached all the same: what runs inside one cannot be told from it.
+pub const UNWATCHED: &str = "WINK_UNWATCHED";
+
 /// What reaches the command with `env.mode = "strict"`, besides what is named.
 pub const STRICT_BASE: &[&str] =
     &["HOME", "USER", "LOGNAME", "PATH", "SHELL", "LANG", "LANGUAGE", "LC_*", "TZ", "TMPDIR", "TERM", "PWD"];
 
 /// wink's own variables, by the configuration's list: any other of such a name belongs to somebody else, and counts.
 fn is_ours(name: &OsStr) -> bool {
-    name.to_str().is_some_and(|name| crate::config::is_variable(name) || name == INSIDE)
+    name.to_str().is_some_and(|name| crate::config::is_variable(name) || name == INSIDE || name == UNWATCHED)
 }
 
 /// The two environments of a task.

@@ -61,6 +61,9 @@ pub struct KeyInput<'a> {
     pub scope: Scope,
     /// What else was declared: a name and its bytes.
     pub extras: &'a [(String, Vec<u8>)],
+    /// Contents that decide before the command runs. They tell records apart and not whose outputs those are: what a command left for other
+    /// contents is its own all the same.
+    pub contents: &'a [(String, Vec<u8>)],
     /// What becomes of earlier outputs: a record of a run that was shown some is none for who asked for clean runs.
     pub own: Own,
     /// Standard output is a terminal.
@@ -179,7 +182,7 @@ impl Keys {
         };
         hash.item("scope", scope.as_bytes());
         hash.number("extras", input.extras.len() as u64);
-        let mut extras = Vec::with_capacity(input.extras.len());
+        let mut extras = Vec::with_capacity(input.extras.len() + input.contents.len());
         for (name, bytes) in input.extras {
             hash.item("name", name.as_bytes());
             extras.push((name.clone(), hash.item("extra", bytes)));
@@ -193,6 +196,13 @@ impl Keys {
         };
         if let Some(earlier) = &earlier {
             hash.item("earlier outputs", earlier.as_bytes());
+        }
+        if !input.contents.is_empty() {
+            hash.number("contents", input.contents.len() as u64);
+        }
+        for (name, bytes) in input.contents {
+            hash.item("name", name.as_bytes());
+            extras.push((name.clone(), hash.item("content", bytes)));
         }
         hash.number("stdout", u64::from(input.stdout_terminal));
         hash.number("stderr", u64::from(input.stderr_terminal));
@@ -286,6 +296,7 @@ mod tests {
             platform: Platform { os: "linux", architecture: "x86_64", superuser: false },
             scope: Scope::System,
             extras: &[],
+            contents: &[],
             own: Own::Carry,
             stdout_terminal: false,
             stderr_terminal: false,

@@ -102,7 +102,7 @@ fn run(args: RunArgs) -> i32 {
         complain(notice);
     }
     let json = args.json.clone();
-    match args.task.refuse_unbuilt().and_then(|()| command::run::run(args)) {
+    match command::run::run(args) {
         Ok(code) => code,
         Err(error) => {
             // An error is said even with --quiet: nothing else explains the exit code.

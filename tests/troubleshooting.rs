@@ -271,7 +271,9 @@ fn messages_of_runs_are_made() {
     says(&flags(&["--cache=remote:r,local:rw"]), "no remote cache is configured: remote in --cache has no effect");
     says(&flags(&["--bogus"]), "unexpected argument '…' found");
     says(&flags(&["--cwd", "nowhere"]), "cannot enter …");
-    says(&flags(&["--detect", "snapshot"]), "--detect snapshot does not exist yet; leave the flag out");
+    let changed = "not cached: PATH, which was there before, was changed; only tracing can tell what came of that";
+    let append = ["/bin/sh", "-c", "echo >> in"];
+    says(&world.call().flags(&["--detect", "snapshot"]).run(&append), changed);
     says(&world.call().wink(&["run"]), "no command to run");
     says(&world.call().wink(&["explain"]), "no command to explain");
     says(&world.call().env("WINK_SCOP", "x").run(&["true"]), "… is not used; did you mean …?");

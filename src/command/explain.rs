@@ -54,7 +54,6 @@ struct Candidate<'a> {
 
 /// Runs the subcommand; what it returns is printed.
 pub fn run(args: &ExplainArgs) -> anyhow::Result<String> {
-    args.task.refuse_unbuilt()?;
     let (mut task, config) = prepare(&args.task, false)?;
     let foreseen = match barred(&task) {
         Some((_, reason)) => Foreseen { reason: Some(reason), ..Foreseen::default() },

@@ -24,6 +24,21 @@ pub enum Scope {
     Workspace,
 }
 
+/// How inputs and outputs are found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Detect {
+    /// By watching what the command asks for.
+    #[default]
+    Trace,
+    /// By comparing the workspace before and after.
+    Snapshot,
+    /// By the globs of `--input` and `--output` alone.
+    Glob,
+    /// By watching where that is possible, else by comparing.
+    Auto,
+}
+
 /// What becomes of the outputs of earlier runs when the command runs again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -143,6 +158,8 @@ pub struct Config {
     pub cache_failures: Sourced<bool>,
     /// Which part of the file tree is watched.
     pub scope: Sourced<Scope>,
+    /// How inputs and outputs are found.
+    pub detect: Sourced<Detect>,
     /// What becomes of own outputs on a miss.
     pub own: Sourced<Own>,
     /// Where the view shows the workspace.
@@ -175,6 +192,7 @@ impl Default for Config {
             exclude_packages: Sourced::built_in(Vec::new()),
             cache_failures: Sourced::built_in(false),
             scope: Sourced::built_in(Scope::default()),
+            detect: Sourced::built_in(Detect::default()),
             own: Sourced::built_in(Own::default()),
             canonical_root: Sourced::built_in(None),
             env_mode: Sourced::built_in(EnvMode::default()),
@@ -201,6 +219,9 @@ pub struct Task {
     /// Overrides `scope`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<Scope>,
+    /// Overrides `detect`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detect: Option<Detect>,
     /// Overrides `own`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub own: Option<Own>,
@@ -245,6 +266,8 @@ pub struct Settings {
     pub uncached: bool,
     /// Which part of the file tree is watched.
     pub scope: Scope,
+    /// How inputs and outputs are found.
+    pub detect: Detect,
     /// What becomes of own outputs on a miss.
     pub own: Own,
     /// Store failed runs too.
@@ -297,6 +320,7 @@ impl Config {
         Settings {
             uncached: tasks.iter().filter_map(|task| task.value.cache).next_back() == Some(false),
             scope: merge(&self.scope, &tasks, |task| task.scope.as_ref()),
+            detect: merge(&self.detect, &tasks, |task| task.detect.as_ref()),
             own: merge(&self.own, &tasks, |task| task.own.as_ref()),
             cache_failures: merge(&self.cache_failures, &tasks, |task| task.cache_failures.as_ref()),
             verify_integrity: self.verify_integrity.value,

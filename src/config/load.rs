@@ -16,7 +16,7 @@ use super::{suggest, units};
 use crate::workspace::CONFIG_NAMES;
 
 /// The keys at the top of a file. `$schema` is for editors.
-pub(super) const TOP: [&str; 15] = [
+pub(super) const TOP: [&str; 16] = [
     "cache_dir",
     "max_size",
     "max_age",
@@ -24,6 +24,7 @@ pub(super) const TOP: [&str; 15] = [
     "exclude_packages",
     "cache_failures",
     "scope",
+    "detect",
     "own",
     "canonical_root",
     "env",
@@ -36,10 +37,11 @@ pub(super) const TOP: [&str; 15] = [
 /// The keys of an `env` table.
 pub(super) const ENV: [&str; 3] = ["mode", "pass", "include"];
 /// The keys of a `[[task]]` table.
-pub(super) const TASK: [&str; 8] = ["match", "cache", "scope", "own", "cache_failures", "env", "input", "output"];
+pub(super) const TASK: [&str; 9] =
+    ["match", "cache", "scope", "detect", "own", "cache_failures", "env", "input", "output"];
 
 /// The variables: which key each one sets, in the table `env` or at the top.
-pub const VARIABLES: [(&str, &str, bool); 16] = [
+pub const VARIABLES: [(&str, &str, bool); 17] = [
     ("WINK_CACHE_DIR", "cache_dir", false),
     ("WINK_MAX_SIZE", "max_size", false),
     ("WINK_MAX_AGE", "max_age", false),
@@ -47,6 +49,7 @@ pub const VARIABLES: [(&str, &str, bool); 16] = [
     ("WINK_EXCLUDE_PACKAGES", "exclude_packages", false),
     ("WINK_CACHE_FAILURES", "cache_failures", false),
     ("WINK_SCOPE", "scope", false),
+    ("WINK_DETECT", "detect", false),
     ("WINK_OWN", "own", false),
     ("WINK_CANONICAL_ROOT", "canonical_root", false),
     ("WINK_ENV_MODE", "mode", true),
@@ -233,6 +236,7 @@ impl Reader<'_> {
                 "exclude_packages" => config.exclude_packages = self.sourced(self.texts(key, node)?),
                 "cache_failures" => config.cache_failures = self.sourced(self.flag(key, node)?),
                 "scope" => config.scope = self.sourced(self.word(key, node)?),
+                "detect" => config.detect = self.sourced(self.word(key, node)?),
                 "own" => config.own = self.sourced(self.word(key, node)?),
                 "canonical_root" => {
                     let text = self.text(key, node)?;
@@ -293,6 +297,7 @@ impl Reader<'_> {
             match key {
                 "match" => pattern = Some(self.text(key, node)?),
                 "scope" => task.scope = Some(self.word(key, node)?),
+                "detect" => task.detect = Some(self.word(key, node)?),
                 "own" => task.own = Some(self.word(key, node)?),
                 "cache" => task.cache = Some(self.flag(key, node)?),
                 "cache_failures" => task.cache_failures = Some(self.flag(key, node)?),

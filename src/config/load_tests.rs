@@ -82,6 +82,7 @@ fn every_variable_works() {
         .set("WINK_CACHE_FAILURES", "yes")
         .set("WINK_SCOPE", "workspace")
         .set("WINK_OWN", "hide")
+        .set("WINK_DETECT", "auto")
         .set("WINK_CANONICAL_ROOT", "/w")
         .set("WINK_ENV_MODE", "strict")
         .set("WINK_ENV_PASS", "A, B_*")

@@ -17,7 +17,7 @@ mod show;
 mod suggest;
 mod units;
 
-pub use keys::{Config, EnvMode, EnvSettings, Own, Scope, Settings, Transport};
+pub use keys::{Config, Detect, EnvMode, EnvSettings, Own, Scope, Settings, Transport};
 pub use load::is_variable;
 pub use pattern::matches_glob;
 pub use units::{Size, size};

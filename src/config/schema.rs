@@ -37,6 +37,11 @@ fn top() -> Vec<Key> {
         ("cache_failures", "Keep runs that failed, too.", flag(false)),
         ("scope", "Which part of the file tree is watched.", words(&["system", "workspace"], "system")),
         (
+            "detect",
+            "How inputs and outputs are found: by watching, by comparing the workspace before and after, by globs alone, or by comparing where watching is impossible.",
+            words(&["trace", "snapshot", "glob", "auto"], "trace"),
+        ),
+        (
             "own",
             "What becomes of earlier outputs when a command runs again.",
             words(&["carry", "hide", "observe"], "carry"),
@@ -76,6 +81,7 @@ fn definitions() -> Value {
         ("match", "A glob over the whole command line, its words joined by one space.", json!({ "type": "string" })),
         ("cache", "Whether these commands are cached at all.", flag(true)),
         ("scope", "As at the top.", words(&["system", "workspace"], "system")),
+        ("detect", "As at the top.", words(&["trace", "snapshot", "glob", "auto"], "trace")),
         ("own", "As at the top.", words(&["carry", "hide", "observe"], "carry")),
         ("cache_failures", "As at the top.", flag(false)),
         ("env", "", json!({ "description": "As at the top.", "$ref": "#/$defs/env" })),

@@ -65,6 +65,7 @@ impl Config {
             row("exclude_packages", &self.exclude_packages, |list| json!(list)),
             row("cache_failures", &self.cache_failures, |flag| json!(flag)),
             row("scope", &self.scope, |word| json!(word)),
+            row("detect", &self.detect, |word| json!(word)),
             row("own", &self.own, |word| json!(word)),
             row("canonical_root", &self.canonical_root, path),
             row("env.mode", &self.env_mode, |word| json!(word)),

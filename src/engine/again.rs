@@ -145,6 +145,7 @@ impl<'s> Engine<'s> {
             unnoted: &ran.unnoted,
             backing: view.backing().real(),
             live: false,
+            in_place: false,
         };
         let harvest = self.capture(run, tree);
         // Somebody works here meanwhile, or it did what no recorded run may: then nobody can say what is whose.

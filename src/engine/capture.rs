@@ -68,6 +68,8 @@ pub struct Yield<'a> {
     pub backing: &'a RealBacking,
     /// Processes are still at work in the view: staged files must stay where they are.
     pub live: bool,
+    /// What it wrote stands in the workspace already.
+    pub in_place: bool,
 }
 
 /// What capturing makes of it.
@@ -202,7 +204,7 @@ impl Capture<'_, '_> {
         if modified && is_stored(self.engine.store, path, self.tree) {
             self.ours.insert(relative.clone());
         }
-        let theirs = self.is_edited(path, *before)?;
+        let theirs = !self.run.in_place && self.is_edited(path, *before)?;
         Ok(Some(Stood { relative, modified, was_seen, theirs }))
     }
 

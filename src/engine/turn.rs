@@ -11,7 +11,7 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use wink_platform::unix::place::Placer;
 use wink_store::seam::{Place, Step, gate};
@@ -121,6 +121,48 @@ impl Drop for Turn {
             let _ = gate(Place::Store, Step::Write).and_then(|()| self.file.set_len(0));
         }
     }
+}
+
+/// Held by a command that runs in the workspace itself: two of them could not be told apart.
+pub struct Alone {
+    #[allow(dead_code, reason = "held for its end: closing it gives the workspace free")]
+    file: File,
+    turns: PathBuf,
+    /// When somebody had the last turn.
+    last: Option<SystemTime>,
+}
+
+impl Alone {
+    /// `None`: another one runs there.
+    pub fn take(store: &Store, workspace: &Path) -> io::Result<Option<Alone>> {
+        let turns = store.dir().join(name(workspace));
+        // So that it is there to tell when somebody had a turn.
+        drop(open(store, workspace)?);
+        let own =
+            Path::new("locks").join(Digest::of(&[workspace.as_os_str().as_bytes(), b"\0alone"].concat()).to_string());
+        loop {
+            let file = store.open_log_file(&own).map_err(io::Error::other)?;
+            match file.try_lock() {
+                Ok(()) if has_name(&file)? => {
+                    let last = last_turn(&turns);
+                    return Ok(Some(Alone { file, turns, last }));
+                }
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// Whether somebody else had a turn to change the workspace since. To be asked before anything is written under a turn of one's own.
+    pub fn was_disturbed(&self) -> bool {
+        last_turn(&self.turns) != self.last
+    }
+}
+
+/// Who ends a turn cuts its file.
+fn last_turn(turns: &Path) -> Option<SystemTime> {
+    std::fs::symlink_metadata(turns).and_then(|found| found.modified()).ok()
 }
 
 /// Whether pruning has left the lock where the next one looks for it.

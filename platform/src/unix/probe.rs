@@ -45,10 +45,15 @@ pub fn kernel() -> String {
 /// Whether `/dev/fuse` can be opened, or why not and what to do.
 pub fn fuse_available() -> Result<(), String> {
     match rustix::fs::open(c"/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
-        Ok(_) => Ok(()),
+        // Something else may lie there: sandboxes cover devices with /dev/null.
+        Ok(device) if rustix::fs::fstat(&device).is_ok_and(|found| found.st_rdev == FUSE_DEVICE) => Ok(()),
+        Ok(_) => Err(failure(Stage::OpenDevice, libc::ENXIO)),
         Err(errno) => Err(failure(Stage::OpenDevice, errno.raw_os_error())),
     }
 }
+
+/// The character device 10, 229 (`Documentation/admin-guide/devices.txt`).
+const FUSE_DEVICE: u64 = libc::makedev(10, 229);
 
 /// Whether a mount namespace of one's own can be had, with a user namespace if need be, or why not and what to do.
 pub fn namespaces_available() -> Result<(), String> {

@@ -83,7 +83,9 @@ pub fn again(
     set_pwd(&mut environments, way.as_deref().unwrap_or(&cwd));
     let path = environments.task.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone());
     let way = way.map(|way| roots.substitute(way.as_os_str().as_encoded_bytes()));
-    let extras = Place { workspace, cwd: &cwd, path }.extras(&argv, &settings, way, kind).map_err(cannot)?;
+    let place = Place { workspace, cwd: &cwd, path };
+    let extras = place.extras(&settings, way, kind);
+    let contents = place.contents(&argv, &settings).map_err(cannot)?;
     let mut keys = Keys::new(
         &KeyInput {
             argv: &argv,
@@ -94,6 +96,7 @@ pub fn again(
             platform: Platform::here(identity::effective_ids().0 == 0),
             scope: settings.scope,
             extras: &extras,
+            contents: &contents,
             own: settings.own,
             stdout_terminal: parts.terminals.0,
             stderr_terminal: parts.terminals.1,
@@ -195,6 +198,7 @@ mod tests {
                 platform: Platform::here(false),
                 scope: Scope::System,
                 extras: &[],
+                contents: &[],
                 own: Own::Carry,
                 stdout_terminal: false,
                 stderr_terminal: false,

@@ -28,6 +28,10 @@ pub fn barred(task: &Task) -> Option<(Class, String)> {
     if let Some(Err(error)) = outer::of_run(&task.workspace).map(|outer| outer.answers()) {
         return Some((Class::Nested, format!("{INSIDE_ANOTHER}; {}", crate::explain(&error))));
     }
+    if crate::engine::detect::snapshot::is_inside() {
+        let reason = "it runs inside a task that is not watched (--detect snapshot or glob)";
+        return Some((Class::Nested, reason.to_owned()));
+    }
     if task.settings.uncached {
         return Some((Class::Excluded, "the configuration says not to cache this command (cache = false)".to_owned()));
     }

@@ -11,7 +11,8 @@ use wink_platform::unix::{identity, probe, stdin};
 use wink_store::Digest;
 
 use crate::cli::TaskArgs;
-use crate::config::{Config, Scope, Settings};
+use crate::config::{Config, Detect, Scope, Settings};
+use crate::engine::detect::snapshot::Snapshot;
 use crate::engine::detect::tracing::Tracing;
 use crate::engine::{Input, Task};
 use crate::environment;
@@ -57,6 +58,15 @@ fn prepare_in(cwd: &Path, args: &TaskArgs, quiet: bool) -> anyhow::Result<(Task,
             canonical.display()
         );
     }
+    let mut instead = None;
+    if settings.detect == Detect::Auto {
+        instead = probe::fuse_available().and_then(|()| probe::namespaces_available()).err();
+        settings.detect = if instead.is_none() { Detect::Trace } else { Detect::Snapshot };
+    }
+    anyhow::ensure!(
+        settings.detect != Detect::Glob || !(settings.input.is_empty() && settings.output.is_empty()),
+        "--detect glob finds nothing by itself: name inputs (--input GLOB), outputs (--output GLOB) or both"
+    );
     let roots = Roots::new(&workspace, home.as_deref());
     let stdin = match (args.stdin, args.callers_stdin) {
         (true, _) => {
@@ -75,8 +85,10 @@ fn prepare_in(cwd: &Path, args: &TaskArgs, quiet: bool) -> anyhow::Result<(Task,
         .map(|way| roots.substitute(way.as_os_str().as_encoded_bytes()));
     // Programs ask what it is before they read it, or instead.
     let kind = args.callers_stdin.filter(|_| stdin == Input::Callers);
+    let watching = settings.detect;
     let place = Place { workspace: &workspace, cwd: &cwd, path: std::env::var_os("PATH") };
-    let extras = place.extras(&argv, &settings, way, kind)?;
+    let extras = place.extras(&settings, way, kind);
+    let contents = place.contents(&argv, &settings)?;
     let mut keys = Keys::new(
         &KeyInput {
             argv: &argv,
@@ -87,6 +99,7 @@ fn prepare_in(cwd: &Path, args: &TaskArgs, quiet: bool) -> anyhow::Result<(Task,
             platform: Platform::here(identity::effective_ids().0 == 0),
             scope: settings.scope,
             extras: &extras,
+            contents: &contents,
             own: settings.own,
             stdout_terminal: std::io::stdout().is_terminal(),
             stderr_terminal: std::io::stderr().is_terminal(),
@@ -110,7 +123,7 @@ fn prepare_in(cwd: &Path, args: &TaskArgs, quiet: bool) -> anyhow::Result<(Task,
         keys,
         settings,
         roots,
-        detect: Box::new(Tracing),
+        detect: strategy(watching, instead),
         mount: None,
         only_asked: false,
         quiet,
@@ -133,14 +146,16 @@ impl Place<'_> {
     /// standard input is if it is the caller's.
     pub fn extras(
         &self,
-        argv: &[OsString],
         settings: &Settings,
         way: Option<Vec<u8>>,
         stdin: Option<stdin::Kind>,
-    ) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
-        let mut extras = declared_inputs(self.workspace, &settings.input)?;
-        if settings.scope == Scope::Workspace {
-            extras.extend(self.executable(argv));
+    ) -> Vec<(String, Vec<u8>)> {
+        let mut extras = Vec::new();
+        // A record of a weaker way of finding out is none for who asks for a stronger one.
+        match settings.detect {
+            Detect::Snapshot => extras.push(("detect".to_owned(), b"snapshot".to_vec())),
+            Detect::Glob => extras.push(("detect".to_owned(), b"glob".to_vec())),
+            Detect::Trace | Detect::Auto => {}
         }
         extras.extend(way.map(|way| (WAY.to_owned(), way)));
         extras.extend(stdin.map(|kind| (STANDARD_INPUT.to_owned(), format!("{kind:?}").into_bytes())));
@@ -152,21 +167,81 @@ impl Place<'_> {
         if let Some(canonical) = &settings.canonical_root {
             extras.push(("canonical_root".to_owned(), canonical.as_os_str().as_encoded_bytes().to_vec()));
         }
-        Ok(extras)
+        extras
+    }
+
+    /// The contents that decide before the command runs: of declared inputs, and of programs that nobody watches.
+    pub fn contents(&self, argv: &[OsString], settings: &Settings) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
+        let mut contents = declared_inputs(self.workspace, &settings.input)?;
+        match settings.detect {
+            Detect::Snapshot | Detect::Glob => contents.extend(self.unwatched(argv)),
+            _ if settings.scope == Scope::Workspace => contents.extend(self.executable(argv)),
+            _ => {}
+        }
+        Ok(contents)
     }
 
     /// In workspace scope nothing outside is watched, so the program itself is part of the key.
     fn executable(&self, argv: &[OsString]) -> Option<(String, Vec<u8>)> {
-        let program = Path::new(argv.first()?);
-        let found = if program.components().count() > 1 {
-            self.cwd.join(program)
-        } else {
-            let path = self.path.as_ref()?;
-            std::env::split_paths(path).map(|dir| self.cwd.join(dir).join(program)).find(|path| path.is_file())?
-        };
-        let mut file = std::fs::File::open(&found).ok()?;
-        let digest = crate::engine::tree::hash(&mut file, &[]).ok()?.digest;
-        Some(("program".to_owned(), digest.0.to_vec()))
+        Some(("program".to_owned(), digest_of(&self.found(Path::new(argv.first()?))?)?))
+    }
+
+    fn found(&self, program: &Path) -> Option<PathBuf> {
+        if program.components().count() > 1 {
+            return Some(self.cwd.join(program));
+        }
+        let path = self.path.as_ref()?;
+        std::env::split_paths(path).map(|dir| self.cwd.join(dir).join(program)).find(|path| path.is_file())
+    }
+
+    /// What stands for the world outside a workspace that nobody watches: the program, those that run it if it is a script, and what is installed.
+    fn unwatched(&self, argv: &[OsString]) -> Vec<(String, Vec<u8>)> {
+        let mut extras = Vec::new();
+        let mut next = argv.first().map(PathBuf::from);
+        for _ in 0..INTERPRETERS_MAX {
+            let Some(path) = next.take().and_then(|program| self.found(&program)) else { break };
+            let Some(digest) = digest_of(&path) else { break };
+            extras.push(("program".to_owned(), digest));
+            next = interpreter(&path);
+        }
+        let installed = INSTALLED.iter().filter_map(|list| Some(("installed".to_owned(), digest_of(Path::new(list))?)));
+        extras.extend(installed);
+        extras
+    }
+}
+
+/// A script may be run by another script; Linux follows four of them.
+const INTERPRETERS_MAX: usize = 5;
+/// Where package managers of systems write down what is installed: dpkg, apk, rpm and pacman's nearest equivalent.
+const INSTALLED: [&str; 5] = [
+    "/var/lib/dpkg/status",
+    "/lib/apk/db/installed",
+    "/var/lib/rpm/rpmdb.sqlite",
+    "/usr/lib/sysimage/rpm/rpmdb.sqlite",
+    "/var/log/pacman.log",
+];
+
+fn digest_of(path: &Path) -> Option<Vec<u8>> {
+    let mut file = std::fs::File::open(path).ok()?;
+    Some(crate::engine::tree::hash(&mut file, &[]).ok()?.digest.0.to_vec())
+}
+
+/// Who runs a script, by its first line: of `#!/usr/bin/env node` that is `node`.
+fn interpreter(path: &Path) -> Option<PathBuf> {
+    let mut start = [0; 256];
+    let length = std::fs::File::open(path).ok()?.read(&mut start).ok()?;
+    let line = start[..length].strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
+    let mut words = std::str::from_utf8(line).ok()?.split_ascii_whitespace();
+    let program = words.next()?;
+    let named = words.find(|word| !word.starts_with('-') && !word.contains('='));
+    Some(PathBuf::from(if program.ends_with("/env") { named? } else { program }))
+}
+
+fn strategy(detect: Detect, instead: Option<String>) -> Box<dyn crate::engine::detect::Detect> {
+    match detect {
+        Detect::Snapshot => Box::new(Snapshot { globs: false, instead }),
+        Detect::Glob => Box::new(Snapshot { globs: true, instead }),
+        Detect::Trace | Detect::Auto => Box::new(Tracing),
     }
 }
 

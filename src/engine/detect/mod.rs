@@ -3,10 +3,13 @@
 //! | strategy | inputs | outputs |
 //! |---|---|---|
 //! | [`tracing`] | what the command asked for, in a view | what it wrote there |
+//! | [`snapshot`] | all that lies in the workspace | what is new in the workspace afterwards |
+//! | [`snapshot`], by globs | what `--input` names | what is new and `--output` names |
 //!
 //! Invariant: which strategy made a record is in its task key and in its own key, so a record that was made by a weaker one is never
 //! handed to who asked for a stronger one, and what a weaker one takes for an output is no output to a stronger one.
 
+pub mod snapshot;
 pub mod tracing;
 
 use wink_platform::unix::task::Finished;

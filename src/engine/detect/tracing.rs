@@ -75,6 +75,7 @@ impl Ended for Viewed {
             unnoted: &ran.unnoted,
             backing: view.backing().real(),
             live: !ran.finished.survivors.is_empty(),
+            in_place: false,
         };
         let doing = crate::progress::doing("recording what it read and wrote", None);
         let mut harvest = engine.capture(run, tree);
@@ -152,6 +153,7 @@ impl Ended for Viewed {
                 unnoted: &ran.unnoted,
                 backing: view.backing().real(),
                 live: false,
+                in_place: false,
             };
             let mut harvest = engine.capture(run, &mut tree);
             // What was published when the command ended is the user's by now.
