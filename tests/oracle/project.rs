@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use super::random::Random;
@@ -169,6 +171,12 @@ impl Task {
             _ => Depth::Itself,
         };
         self.ops.iter().filter(|op| op.reads().contains(&read)).map(is).max().unwrap_or(Depth::Itself)
+    }
+
+    /// Whether it looks into a file of a directory that it reads: a compiler only into sources and headers.
+    pub fn looks_into(&self, dir: &str, file: &Path) -> bool {
+        let all = |op: &Op| !matches!(op, Op::Compile { .. }) && op.reads().contains(&dir);
+        self.ops.iter().any(all) || file.extension().is_some_and(|kind| kind == "c" || kind == "h")
     }
 
     /// Whether it changes what is not its own: such a task never runs beside others.

@@ -255,7 +255,8 @@ impl Twin {
                 depth => {
                     places.push(PathBuf::from(read));
                     if depth == Depth::Files {
-                        places.extend(children(base, Path::new(read)).cloned());
+                        let looked = children(base, Path::new(read)).filter(|path| task.looks_into(read, path));
+                        places.extend(looked.cloned());
                     }
                 }
             }

@@ -113,6 +113,11 @@ pub fn whole(world: &World, versions: &[u64], when: &str) {
     let found = world.tree();
     for (path, entry) in &found {
         let known: Vec<&Entry> = trees.iter().filter_map(|tree| tree.get(path)).collect();
+        // Who is killed may leave a temporary name, which the next run there clears away: `build` looks.
+        let is_temporary = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".wink-"));
+        if known.is_empty() && is_temporary {
+            continue;
+        }
         assert!(!known.is_empty(), "{when}: {} was left ({} bytes)", path.display(), entry.bytes.len());
         assert!(known.contains(&entry), "{when}: {} is neither old nor new", path.display());
     }
