@@ -118,6 +118,10 @@ fn crowd(name: &str, keeps: bool, beside: impl Fn(&World, &dyn Fn())) {
             "one record wins: {records:?}"
         );
         world.blobs_are_sound();
+        crate::common::figure(
+            &format!("crowd, {name}"),
+            format!("{} runs at once, {round} rounds", EACH * clones.len()),
+        );
         unmount(&world);
     }
 }

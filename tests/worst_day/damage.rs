@@ -32,6 +32,9 @@ pub enum Damage {
     Directory,
     /// With another of its kind; of what there is one of, with nothing.
     Swap,
+    /// Of an older program, or a newer one: the file that says so.
+    Older,
+    Newer,
 }
 
 /// When.
@@ -55,8 +58,16 @@ const KINDS: [Kind; 10] = [
     Kind::Socket,
     Kind::DaemonLog,
 ];
-const DAMAGES: [Damage; 6] =
-    [Damage::Flip, Damage::Empty, Damage::Half, Damage::Delete, Damage::Directory, Damage::Swap];
+const DAMAGES: [Damage; 8] = [
+    Damage::Flip,
+    Damage::Empty,
+    Damage::Half,
+    Damage::Delete,
+    Damage::Directory,
+    Damage::Swap,
+    Damage::Older,
+    Damage::Newer,
+];
 
 fn files(dir: &Path) -> Vec<PathBuf> {
     if !dir.exists() {
@@ -105,6 +116,8 @@ pub fn spoil(paths: &[PathBuf], damage: Damage) {
             },
             Damage::Empty => bytes.clear(),
             Damage::Half => bytes.truncate(middle),
+            Damage::Older => bytes = b"wink store 0\n".to_vec(),
+            Damage::Newer => bytes = b"wink store 99\n".to_vec(),
             Damage::Delete | Damage::Directory | Damage::Swap => {}
         }
         match damage {
@@ -175,7 +188,8 @@ fn case(tree: Tree, kind: Kind, damage: Damage) -> Option<String> {
             fs::write(&paths[0], "a file").unwrap();
         }
     }
-    if paths.is_empty() || damage == Damage::Swap && paths.len() < 2 {
+    let is_of_format = matches!(damage, Damage::Older | Damage::Newer);
+    if paths.is_empty() || damage == Damage::Swap && paths.len() < 2 || is_of_format && kind != Kind::Format {
         return None;
     }
     spoil(&paths, damage);
@@ -230,6 +244,7 @@ fn all(tree: Tree) {
             }
         }
     }
+    crate::common::figure(&format!("damages, {tree:?}"), done);
     assert!(done > 20, "only {done} damages were done");
 }
 

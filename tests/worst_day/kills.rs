@@ -4,10 +4,15 @@ use std::fs;
 use std::time::Duration;
 
 use super::build::{self, Dice, calm, nobody_is_left, ready, staging_is_swept, whole};
-use crate::common::mounted::{kill_daemon, unmount};
+use crate::common::mounted::{kill_daemon, mount, unmount};
 use crate::common::{World, strs};
 
 const MOMENT_MS: u64 = 300;
+
+fn is_served(world: &World) -> bool {
+    let said = world.call().dir("/").wink(&["daemon", "status", "--json"]).out();
+    serde_json::from_str::<serde_json::Value>(&said).unwrap()["running"] == true
+}
 
 fn kill(is_mounted: bool, salt: u64, default: u64) {
     let mut dice = Dice::new(salt);
@@ -47,6 +52,10 @@ fn kill(is_mounted: bool, salt: u64, default: u64) {
             let back = world.call().dir("/").flags(&["--cwd", world.ws.to_str().unwrap()]).run(&["/bin/true"]);
             assert_eq!(back.code, 0, "{when}: {back:?}");
             calm(&back, 2);
+            if whom == 3 && !is_served(&world) {
+                // It was killed while it brought the mount back: the dead one was out of the way, and the new one not there yet.
+                mount(&world);
+            }
         }
         if whom == 2 {
             assert_eq!(run.code, 0, "the daemon's death costs no build: {when}");
@@ -60,6 +69,7 @@ fn kill(is_mounted: bool, salt: u64, default: u64) {
         build::build(&world, &world.ws, newest + 1, "at last").miss();
     });
     world.blobs_are_sound();
+    crate::common::figure(if is_mounted { "kills, mounted" } else { "kills, plain" }, rounds);
     if is_mounted {
         unmount(&world);
     }
